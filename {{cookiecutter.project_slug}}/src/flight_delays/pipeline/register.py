@@ -1,0 +1,147 @@
+"""Stage 6: log the run to MLflow, and make the model champion if it passes the gate.
+
+Running it again changes nothing: the version of a model, its contract and its data is made once.
+"""
+
+import hashlib
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from flight_delays import gate, report
+from flight_delays.contract import PATH as CONTRACT
+from flight_delays.errors import report_errors
+from flight_delays.gate import Verdict
+from flight_delays.model import Model
+from flight_delays.pipeline.evaluate import METRICS, PLOTS
+from flight_delays.pipeline.split import PARTS
+from flight_delays.pipeline.train import CANDIDATE
+from flight_delays.pipeline.validate import DATA_DOCS
+from flight_delays.pipeline.validate import REPORT as VALIDATION
+from flight_delays.scores import Interval
+from flight_delays.settings import PARAMS, params
+from flight_delays.tracking import Registry, Version
+
+_LOCKS = (Path("dvc.lock"), Path("uv.lock"))
+_SOURCES = ("src", "contract.yaml", "params.yaml", "dvc.yaml", "pyproject.toml", "uv.lock")
+
+
+def provenance(model: Model) -> dict[str, str]:
+    """Say where a model comes from, as tags: hashes of all that it was made of, and the commit.
+
+    Parameters
+    ----------
+    model
+        The candidate in `models/candidate`.
+
+    Returns
+    -------
+    dict
+        `git.commit`, `git.dirty`, and SHA-256 hashes: `model`, `contract`, `params`, `data`, and of the lock files.
+    """
+    commit = _git("rev-parse", "HEAD")
+    files = {"params": PARAMS, "data": PARTS["train"].parent / "rows.parquet"} | {path.name: path for path in _LOCKS}
+    tags = {name: _digest(path) for name, path in files.items() if path.exists()}
+    return tags | {
+        "model": _digest(*sorted(CANDIDATE.iterdir())),
+        "contract": model.contract.digest,
+        "git.commit": commit or "none",
+        "git.dirty": str(not commit or bool(_git("status", "--porcelain", "--", *_SOURCES))).lower(),
+    }
+
+
+def judge(model: Model, metrics: dict[str, Any], registry: Registry, champion: Version | None) -> Verdict:
+    """Ask the gate: the baselines first, then the champion.
+
+    Parameters
+    ----------
+    model
+        The candidate.
+    metrics
+        The content of `reports/metrics.json`.
+    registry
+        Where the champion is.
+    champion
+        Today's, if there is one.
+    """
+    verdict = gate.beats_baselines(metrics)
+    if not verdict.passed or champion is None:
+        return verdict
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = registry.fetch(champion, Path(folder))
+        return gate.holds_against(model, theirs, PARTS["test"], params("evaluate"), params("register")["tolerance"])
+
+
+def _digest(*paths: Path) -> str:
+    found = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                found.update(block)
+    return found.hexdigest()
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _flat(sections: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in sections.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def _log(registry: Registry, run: str, metrics: dict[str, Any]) -> None:
+    chosen = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+    chosen.pop("tune", None)
+    numbers = {name: float(value) for name, value in _flat(metrics).items() if isinstance(value, int | float)}
+    files = [report.CARD, report.FIGURES, METRICS, PLOTS, VALIDATION, DATA_DOCS, CONTRACT, PARAMS, *_LOCKS]
+    registry.log(run, _flat(chosen), numbers, files)
+
+
+@report_errors
+def main() -> None:
+    """Run the stage."""
+    model, metrics = Model.load(CANDIDATE), json.loads(METRICS.read_text(encoding="utf-8"))
+    registry = Registry(model.contract.id)
+    tags = provenance(model)
+    champion = registry.champion()
+    verdict = judge(model, metrics, registry, champion)
+    outcome = {"gate": "passed" if verdict.passed else "refused", "gate.reason": verdict.reason}
+    version = registry.find_version({key: tags[key] for key in ("model", "contract", "data")})
+    if version is None:
+        with registry.run("pipeline", tags | outcome) as run:
+            _log(registry, run, metrics)
+            names = [column.name for column in model.contract.features]
+            example = pq.read_table(PARTS["test"], columns=names).slice(0, 5)
+            version = registry.register(run, CANDIDATE, example, tags | outcome)
+    if verdict.passed and (champion is None or champion.number != version.number):
+        registry.promote(version)
+    _print(model.contract.id, version, champion, verdict, metrics)
+
+
+def _print(name: str, version: Version, champion: Version | None, verdict: Verdict, metrics: dict[str, Any]) -> None:
+    first = metrics["test"][metrics["score"]]
+    now = version.number if verdict.passed else (champion.number if champion else "none")
+    table = Table(show_header=False, title="register", title_justify="left")
+    table.add_row("model", f"{name} version {version.number}, run {version.run}")
+    table.add_row("test score", f"{metrics['score']} {Interval(**first)}")
+    table.add_row("gate", f"{'passed' if verdict.passed else 'REFUSED'}: {verdict.reason}")
+    table.add_row(
+        "champion",
+        f"version {now}" + (f", was {champion.number}" if champion and champion.number != now else ""),
+    )
+    table.add_row("look", f"{report.CARD}, {DATA_DOCS}/index.html, `make runs`")
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""What is set from outside? `params.yaml` by stage, and the environment's variables."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flight_delays.errors import InputError
+
+PARAMS = Path("params.yaml")
+
+
+def params(stage: str) -> dict[str, Any]:
+    """Read one stage's section of `params.yaml`.
+
+    Parameters
+    ----------
+    stage
+        The section's name.
+
+    Raises
+    ------
+    InputError
+        The file or the section is missing, or is not a mapping.
+    """
+    try:
+        sections = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{PARAMS} is missing: take it back from git") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{PARAMS} is not YAML: {' '.join(str(error).split())}") from None
+    section = (sections or {}).get(stage)
+    if not isinstance(section, dict):
+        raise InputError(f"{PARAMS}: section `{stage}` is missing")
+    return section
+
+
+def tracking_uri() -> str:
+    """Where MLflow keeps runs and models: `MLFLOW_TRACKING_URI`, or a database file beside the project's files."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"

@@ -1,0 +1,232 @@
+"""Where is each run and model kept? The one module that imports MLflow."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import requires, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from flight_delays.contract import Column, Contract
+from flight_delays.errors import InputError
+from flight_delays.model import Model
+from flight_delays.settings import tracking_uri
+
+# Quiet before the import: a new database is otherwise announced migration by migration.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+import mlflow  # noqa: E402
+import mlflow.pyfunc  # noqa: E402
+from mlflow.entities import Metric, Param  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.models import ModelSignature  # noqa: E402
+from mlflow.tracking import MlflowClient  # noqa: E402
+from mlflow.types import ColSpec, Schema  # noqa: E402
+
+for noisy in ("mlflow", "alembic"):
+    logging.getLogger(noisy).setLevel(logging.WARNING)
+
+CHAMPION = "champion"
+_PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of the registered model.
+
+    Attributes
+    ----------
+    number
+        1, 2, …
+    run
+        The id of the run that made it.
+    tags
+        What was recorded with it.
+    """
+
+    number: str
+    run: str
+    tags: dict[str, str]
+
+
+class Registry:
+    """Runs and model versions of one project.
+
+    Parameters
+    ----------
+    name
+        Of the experiment and of the registered model.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        mlflow.set_tracking_uri(tracking_uri())
+        self.client = MlflowClient()
+
+    @contextmanager
+    def run(self, run_name: str, tags: dict[str, str], parent: str | None = None) -> Iterator[str]:
+        """Open a run for the length of a `with` block, and give its id; it ends as failed on an exception.
+
+        Parameters
+        ----------
+        run_name
+            For people.
+        tags
+            Recorded at once.
+        parent
+            The id of the run it belongs to.
+        """
+        mlflow.set_experiment(self.name)
+        with mlflow.start_run(run_name=run_name, tags=tags, parent_run_id=parent, nested=parent is not None) as active:
+            yield active.info.run_id
+
+    def find_run(self, tag: str, value: str) -> str | None:
+        """Give the id of the newest run with a tag, if there is one."""
+        experiment = self.client.get_experiment_by_name(self.name)
+        if experiment is None:
+            return None
+        found = self.client.search_runs([experiment.experiment_id], f"tags.`{tag}` = '{value}'", max_results=1)
+        return found[0].info.run_id if found else None
+
+    def log(self, run: str, params: dict[str, Any], metrics: dict[str, float], files: Sequence[Path] = ()) -> None:
+        """Record parameters, metrics and files in one go.
+
+        Parameters
+        ----------
+        run
+            A run's id.
+        params, metrics
+            By name.
+        files
+            Files and folders; each keeps its name.
+        """
+        self.client.log_batch(
+            run,
+            metrics=[Metric(name, value, 0, 0) for name, value in metrics.items()],
+            params=[Param(name, str(value)[:6000]) for name, value in params.items()],
+        )
+        for path in files:
+            if path.is_dir():
+                self.client.log_artifacts(run, str(path), path.name)
+            elif path.exists():
+                self.client.log_artifact(run, str(path))
+
+    def register(self, run: str, folder: Path, example: pa.Table, tags: dict[str, str]) -> Version:
+        """Store a model's folder with its signature, example and requirements, as a new version.
+
+        Parameters
+        ----------
+        run
+            The id of the open run.
+        folder
+            What `Model.save` wrote.
+        example
+            A few rows of the feature columns.
+        tags
+            Recorded with the version.
+        """
+        contract = Contract.read(folder / "contract.yaml")
+        stored = mlflow.pyfunc.log_model(
+            name="model",
+            loader_module=f"{_PACKAGE.name}.model",  # it reads the folder; nothing is pickled
+            data_path=str(folder),
+            code_paths=[str(_PACKAGE)],
+            signature=ModelSignature(inputs=_inputs(contract), outputs=_outputs(contract)),
+            input_example=_frame(example, contract),
+            pip_requirements=_requirements(),
+        )
+        if not self.client.search_registered_models(f"name = '{self.name}'"):
+            self.client.create_registered_model(self.name)
+        made = self.client.create_model_version(self.name, stored.model_uri, run, tags=tags)
+        return Version(str(made.version), run, tags)
+
+    def find_version(self, tags: dict[str, str]) -> Version | None:
+        """Give the newest version with all these tags, if there is one."""
+        wanted = " and ".join([f"name = '{self.name}'", *(f"tags.`{key}` = '{value}'" for key, value in tags.items())])
+        found = self.client.search_model_versions(wanted)
+        newest = max(found, key=lambda entry: int(entry.version), default=None)
+        return Version(str(newest.version), newest.run_id, dict(newest.tags)) if newest else None
+
+    def champion(self) -> Version | None:
+        """Give the version behind the alias `champion`, if there is one."""
+        try:
+            found = self.client.get_model_version_by_alias(self.name, CHAMPION)
+        except MlflowException:
+            return None
+        return Version(str(found.version), found.run_id, dict(found.tags))
+
+    def promote(self, version: Version) -> None:
+        """Move the alias `champion` to a version."""
+        self.client.set_registered_model_alias(self.name, CHAMPION, version.number)
+
+    def tag_version(self, version: Version, tags: dict[str, str]) -> None:
+        """Record more tags with a version."""
+        for key, value in tags.items():
+            self.client.set_model_version_tag(self.name, version.number, key, value)
+
+    def fetch(self, version: Version, folder: Path) -> Model:
+        """Bring a version's files into a folder and load them.
+
+        Parameters
+        ----------
+        version
+            Of this registry.
+        folder
+            An existing folder, such as a temporary one.
+        """
+        path = mlflow.artifacts.download_artifacts(f"models:/{self.name}/{version.number}", dst_path=str(folder))
+        found = next(iter(sorted(Path(path).glob("data/*/model.json"))), None)
+        if found is None:
+            raise InputError(f"version {version.number} of {self.name} in the registry holds no model of this project")
+        return Model.load(found.parent)
+
+
+def _frame_types(contract: Contract) -> list[tuple[Column, str, pa.DataType]]:
+    """List the features with their types in an MLflow signature and in the data frame that goes with it.
+
+    A data frame has no whole numbers with gaps, so an integer that may be null is a double; nor dates or times.
+    """
+    same = {
+        "boolean": "boolean",
+        "integer": "long",
+        "number": "double",
+        "string": "string",
+        "timestamp": "datetime",
+    }
+    other = {"date": ("datetime", pa.timestamp("us")), "time": ("string", pa.string())}
+    found = []
+    for column in contract.features:
+        kind, arrow = other.get(column.type) or (same[column.type], column.arrow_type)
+        if column.type == "integer" and not column.required:
+            kind, arrow = "double", pa.float64()
+        found.append((column, kind, arrow))
+    return found
+
+
+def _frame(rows: pa.Table, contract: Contract) -> Any:
+    return rows.cast(pa.schema([(column.name, arrow) for column, _, arrow in _frame_types(contract)])).to_pandas()
+
+
+def _inputs(contract: Contract) -> Schema:
+    return Schema([ColSpec(kind, column.name, required=column.required) for column, kind, _ in _frame_types(contract)])
+
+
+def _outputs(contract: Contract) -> Schema:
+    kind = {"boolean": "boolean", "integer": "long", "string": "string"}.get(contract.target.type, "double")
+    if contract.task == "regression":
+        return Schema([ColSpec("double", "prediction")])
+    names = ["probability"] if contract.task == "binary" else [f"probability_{name}" for name in contract.classes]
+    return Schema([ColSpec(kind, "prediction"), *(ColSpec("double", name) for name in names)])
+
+
+def _requirements() -> list[str]:
+    """Pin what the project's own metadata says a prediction needs, at the versions installed here."""
+    names = [re.match(r"[\w.-]+", entry)[0] for entry in requires("flight-delays") or ()]  # type: ignore[index]
+    return [f"{name}=={version(name)}" for name in [*names, "mlflow", "pandas"]]

@@ -1,0 +1,151 @@
+"""A small copy of this very project, on a sample of its own data, that has been through its own pipeline."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import yaml
+from hypothesis import settings
+
+from flight_delays.contract import Contract
+from flight_delays.source import cast_column, connect, open_source, quote
+
+# Examples are drawn alike in each run, and the first call of a library may take its time.
+settings.register_profile("project", deadline=None, derandomize=True)
+settings.load_profile("project")
+
+ROOT = Path(__file__).parent.parent
+SAMPLE_ROWS = 4_000
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of the project in a folder of its own.
+
+    Attributes
+    ----------
+    path
+        The folder, which is a git and DVC repository.
+    """
+
+    path: Path
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the project's folder, in this environment."""
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        return subprocess.run(command, cwd=self.path, env=environment, capture_output=True, text=True, check=False)
+
+    def stage(self, name: str) -> subprocess.CompletedProcess[str]:
+        """Run one stage of the pipeline by itself."""
+        return self.run("python", "-m", f"flight_delays.pipeline.{name}")
+
+    @property
+    def contract(self) -> Contract:
+        """The project's contract."""
+        return Contract.read(self.path / "contract.yaml")
+
+    @property
+    def sample(self) -> Path:
+        """The file that the project's data comes from."""
+        return self.path / "data/raw/sample.parquet"
+
+    def rewrite(self, query: str) -> None:
+        """Replace the project's data by a query over `sample`."""
+        changed = self.sample.with_suffix(".changed")
+        with duckdb.connect() as connection:
+            connection.execute(f"CREATE VIEW sample AS SELECT * FROM '{self.sample}'")
+            connection.execute(f"COPY ({query}) TO '{changed}' (FORMAT parquet)")
+        changed.replace(self.sample)
+
+    def edit(self, name: str, change: Callable[[Any], None]) -> None:
+        """Change a YAML file of the project."""
+        path = self.path / name
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        change(document)
+        path.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def contract() -> Contract:
+    """The project's contract."""
+    return Contract.read(ROOT / "contract.yaml")
+
+
+@pytest.fixture(scope="session")
+def fresh_project(tmp_path_factory: pytest.TempPathFactory, contract: Contract) -> Project:
+    """The project on a sample of its data, before its first run. Do not change it: ask for a `copy`."""
+    project = Project(tmp_path_factory.mktemp("fresh") / "project")
+    for name in ("src", ".dvc/config", ".dvc/plots"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        (project.path / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(ROOT / name, project.path / name)
+    for name in ("contract.yaml", "params.yaml", "dvc.yaml", ".gitignore"):
+        shutil.copy(ROOT / name, project.path / name)
+    project.sample.parent.mkdir(parents=True)
+    _write_sample(contract, project.sample)
+    project.edit("contract.yaml", _read_from_sample)
+    project.edit("params.yaml", _make_quick)
+    for command in ("git init -q -b main", "dvc config core.analytics false", "git add -A"):
+        assert project.run(*command.split()).returncode == 0, command
+    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false")
+    assert project.run("git", *identity, "commit", "-q", "-m", "Start").returncode == 0
+    return project
+
+
+@pytest.fixture(scope="session")
+def finished_project(fresh_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The sample project after `dvc repro`. Do not change it: ask for a `copy`."""
+    project = Project(tmp_path_factory.mktemp("finished") / "project")
+    shutil.copytree(fresh_project.path, project.path)
+    ran = project.run("dvc", "repro")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return project
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Callable[[Project], Project]:
+    """Make a copy that a test may change."""
+
+    def make(project: Project) -> Project:
+        shutil.copytree(project.path, tmp_path / "project", symlinks=True)
+        return Project(tmp_path / "project")
+
+    return make
+
+
+def _write_sample(contract: Contract, path: Path) -> None:
+    """Take rows evenly over the source, in its order, and every class of the target with at least 20 rows."""
+    with connect() as connection:
+        os.chdir(ROOT)  # the contract's paths are relative to the project
+        stored = open_source(connection, contract.server)
+        columns = ", ".join(f"{cast_column(c, stored[c.name])} AS {quote(c.name)}" for c in contract.columns)
+        connection.execute(f"CREATE TABLE numbered AS SELECT row_number() OVER () AS _row, {columns} FROM source")
+        (total,) = connection.execute("SELECT count(*) FROM numbered").fetchone() or (0,)
+        step = max(1, total // SAMPLE_ROWS)
+        group = quote(contract.target.name) if contract.classes else "NULL"
+        rare = f"row_number() OVER (PARTITION BY {group} ORDER BY _row) <= 20"
+        chosen = f"SELECT * EXCLUDE (_row) FROM numbered QUALIFY _row % {step} = 0 OR {rare} ORDER BY _row"
+        connection.execute(f"COPY ({chosen}) TO '{path}' (FORMAT parquet)")
+
+
+def _read_from_sample(document: Any) -> None:
+    document["servers"] = [
+        {"server": "development", "type": "local", "path": "data/raw/sample.parquet", "format": "parquet"}
+    ]
+    for entry in document["schema"][0]["properties"]:
+        entry.get("logicalTypeOptions", {}).pop("format", None)  # the sample is stored typed
+        entry["quality"] = [rule for rule in entry.get("quality", []) if rule.get("metric") == "nullValues"]
+
+
+def _make_quick(document: Any) -> None:
+    document["evaluate"]["resamples"] = 40
+    document["train"]["hyperparameters"]["n_estimators"] = 60
+    document["tune"] |= {"trials": 3, "max_rows": 1000}

@@ -20,6 +20,7 @@ from bakery import Bake, git
 from cookiecutter.main import cookiecutter
 
 pytestmark = pytest.mark.slow
+with_example = pytest.mark.xdist_group("example")  # made once, in one process
 
 Rows = list[dict[str, Any]]
 
@@ -189,11 +190,13 @@ def clone(made: Made, tmp_path: Path) -> Made:
     return Made(tmp_path / "clone")
 
 
+@with_example
 def test_the_example_passes_its_own_tests_and_leaves_the_tree_clean(example: Made) -> None:
     ok(example.make("test"))
     assert example.changed == set()
 
 
+@with_example
 def test_a_fresh_clone_makes_the_same_bits_whatever_kills_it_on_the_way(example: Made, tmp_path: Path) -> None:
     """Kill the pipeline in each stage in turn; what it makes in the end is what the first project made undisturbed."""
     made = clone(example, tmp_path)
@@ -228,6 +231,7 @@ def kill_in(stage: str, made: Made) -> None:
         process.wait()
 
 
+@with_example
 def test_two_pipelines_at_once_do_not_disturb_each_other(example: Made, tmp_path: Path) -> None:
     made = clone(example, tmp_path)
     expected = made.hashes()
@@ -243,6 +247,7 @@ def test_two_pipelines_at_once_do_not_disturb_each_other(example: Made, tmp_path
     assert made.hashes() == expected
 
 
+@with_example
 def test_experiments_and_differences_work_as_the_readme_says(example: Made, tmp_path: Path) -> None:
     made = clone(example, tmp_path)
     ok(made.make("setup"))
@@ -327,6 +332,7 @@ def test_without_network_setup_says_what_it_cannot_reach(bake: Bake, tmp_path: P
     assert not (made.path / "uv.lock").exists()
 
 
+@with_example
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system: run `sudo make test`")
 def test_a_full_disk_is_said_in_one_line_and_leaves_nothing_half_written(example: Made, tmp_path: Path) -> None:
     made = clone(example, tmp_path)

@@ -32,6 +32,7 @@ from mlflow.types import ColSpec, Schema  # noqa: E402
 
 for noisy in ("mlflow", "alembic"):
     logging.getLogger(noisy).setLevel(logging.WARNING)
+logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # it misses pip, which uv does without
 
 CHAMPION = "champion"
 _PACKAGE = Path(__file__).parent
@@ -165,11 +166,6 @@ class Registry:
     def promote(self, version: Version) -> None:
         """Move the alias `champion` to a version."""
         self.client.set_registered_model_alias(self.name, CHAMPION, version.number)
-
-    def tag_version(self, version: Version, tags: dict[str, str]) -> None:
-        """Record more tags with a version."""
-        for key, value in tags.items():
-            self.client.set_model_version_tag(self.name, version.number, key, value)
 
     def fetch(self, version: Version, folder: Path) -> Model:
         """Bring a version's files into a folder and load them.

@@ -9,7 +9,14 @@ import duckdb
 
 from flight_delays.contract import Column, Contract
 from flight_delays.errors import InputError, report_errors
-from flight_delays.source import SQL_TYPES, cast_column, connect, open_source, quote, unreadable
+from flight_delays.source import (
+    SQL_TYPES,
+    cast_column,
+    connect,
+    open_source,
+    quote,
+    unreadable,
+)
 
 ROWS = Path("data/rows.parquet")
 

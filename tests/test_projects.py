@@ -179,7 +179,7 @@ def example(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     ok(made.make("setup"))
     ok(made.make("check"))
     printed = ok(made.make("pipeline"))
-    assert "passed: better than both baselines" in printed
+    assert "passed: roc_auc gain over the constant baseline" in printed
     assert {name.split("/")[0] for name in made.changed} == {"uv.lock", "dvc.lock", "reports"}
     git(made.path, "add", "--all")
     git(made.path, "commit", "--quiet", "--message", "First model")

@@ -109,6 +109,8 @@ class Contract:
         `binary`, `multiclass` or `regression`.
     digest
         SHA-256 over the content (not over comments or layout), as hex digits.
+    limitations
+        What the data is not good for, in words.
     """
 
     id: str
@@ -118,6 +120,7 @@ class Contract:
     quality: tuple[DataQuality, ...]
     task: str
     digest: str
+    limitations: str = ""
 
     @classmethod
     def read(cls, path: Path = PATH) -> "Contract":
@@ -150,6 +153,7 @@ class Contract:
             quality=tuple(table.quality or ()),
             task=_task([column for column in columns if "target" in column.roles], path),
             digest=hashlib.sha256(json.dumps(document, sort_keys=True, default=str).encode()).hexdigest(),
+            limitations=document.get("description", {}).get("limitations", ""),
         )
         contract._refuse_contradictions(path)
         return contract

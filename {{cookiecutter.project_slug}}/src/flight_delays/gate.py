@@ -36,12 +36,12 @@ def beats_baselines(metrics: dict[str, Any]) -> Verdict:
     metrics
         The content of `reports/metrics.json`.
     """
-    for name in ("constant", "linear"):
-        gain = Interval(**metrics["gain"][name])
-        if gain.low <= 0:
-            return Verdict(False, f"not surely better than the {name} baseline: {metrics['score']} gain {gain}")
-    least = min(metrics["gain"], key=lambda name: metrics["gain"][name]["value"])
-    return Verdict(True, f"better than both baselines; over the {least} one by {Interval(**metrics['gain'][least])}")
+    constant, linear = (Interval(**metrics["gain"][name]) for name in ("constant", "linear"))
+    if constant.low <= 0:
+        return Verdict(False, f"not surely better than the constant baseline: {metrics['score']} gain {constant}")
+    if linear.high < 0:  # equal is good enough: the candidate may be a linear model itself
+        return Verdict(False, f"surely worse than the linear baseline: {metrics['score']} gain {linear}")
+    return Verdict(True, f"{metrics['score']} gain over the constant baseline {constant}, over the linear one {linear}")
 
 
 def holds_against(candidate: Model, champion: Model, test: Path, chosen: dict[str, Any], tolerance: float) -> Verdict:

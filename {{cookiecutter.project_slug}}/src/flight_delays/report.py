@@ -265,6 +265,7 @@ def write_card(model: Model, found: dict[str, Any], chosen: dict[str, Any]) -> N
             else "."
         ),
         f"- **Personal, never seen by the model**: {', '.join(personal) or 'no column'}.",
+        *([f"- **Limits**: {contract.limitations}"] if contract.limitations else []),
         "",
         f"## Quality on {found['rows']:,} test rows",
         "",

@@ -442,7 +442,8 @@ def test_values_of_a_personal_column_stand_nowhere(data: Data) -> None:
     printed = data.with_target({"contact": mails, "birth_date": days, "x": NUMBER})
     for text in (printed, data.path.read_text(encoding="utf-8")):
         assert "@" not in text
-        assert "19" not in text.replace(str(data.file), "")
+        unwrapped = "".join(text.split()).replace(str(data.path.parent), "")  # a folder's name may hold any number
+        assert "19" not in unwrapped
     assert data.entry("contact") == {
         "name": "contact",
         "logicalType": "string",

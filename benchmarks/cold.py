@@ -20,6 +20,7 @@ def main() -> None:
         python = str(project / ".venv/bin/python")
         package = next(project.glob("src/*/pipeline")).parent.name
         stages = list(yaml.safe_load((project / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
+        stages.remove("assess")  # of `make score`
         names = ["one bare script", "`make pipeline`", *stages, "`dvc`, empty"]
         costs: dict[str, list[Cost]] = {name: [] for name in names}
         for _ in range(ROUNDS):

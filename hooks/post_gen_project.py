@@ -26,7 +26,7 @@ TEXT_SUFFIXES = {
     ".cfg", ".conf", ".css", ".html", ".ini", ".js", ".json", ".md", ".py", ".sh", ".sql", ".toml", ".txt", ".yaml", ".yml",
 }  # fmt: skip
 TEXT_NAMES = {
-    ".dockerignore", ".dvcignore", ".gitattributes", ".gitignore", "Dockerfile", "Jenkinsfile", "Makefile",
+    ".dockerignore", ".dvcignore", ".gitattributes", ".gitignore", "CODEOWNERS", "Dockerfile", "Jenkinsfile", "Makefile",
     "config", "config.azure", "config.gcs", "config.s3",
 }  # fmt: skip
 VERSIONED = (".gitlab-ci.yml", ".travis.yml", "Jenkinsfile")  # these say which Python; the others ask pyproject.toml
@@ -83,6 +83,7 @@ def make_project(answers: dict[str, Any]) -> None:
     fill_readme(answers)
     fill_pyproject(answers)
     put_licence(answers)
+    name_reviewer(answers)
     point_remote(answers["remote"])
     set_python(answers["python_version"])
     write_contract(answers)
@@ -221,6 +222,13 @@ def put_licence(answers: dict[str, Any]) -> None:
     text = re.sub(r"\[year\]|\[owner\]", lambda match: blanks[match[0]], chosen.read_text(encoding="utf-8"))
     Path("LICENSE").write_bytes(text.encode("utf-8"))
     remove(chosen)
+
+
+def name_reviewer(answers: dict[str, Any]) -> None:
+    """Let whoever makes the project review it, known to GitHub and GitLab by the mail address that git has."""
+    mail = os.environ.get("GIT_AUTHOR_EMAIL") or git("config", "user.email", check=False).stdout.strip()
+    if re.fullmatch(r"[^\s#@]+@[^\s#@]+", mail):
+        change(Path("CODEOWNERS"), lambda text: text.replace(f"* {answers['project_slug']}@localhost", f"* {mail}"))
 
 
 def point_remote(remote: str) -> None:
@@ -459,8 +467,10 @@ def say_what_is_next(answers: dict[str, Any], committed: bool) -> None:
     print("  make setup       # environment, uv.lock" + (" and a proposal of contract.yaml: correct it" if data else ""))
     if data:
         print("  make contract    # shows where contract and data differ")
-    print("  make pipeline    # data to registered model")
+    print("  git add --all && git commit -m 'Lock the environment'    # the model will name this commit")
+    print("  make pipeline    # data to registered model; commit what it wrote")
     print("  make test        # the project's own tests")
+    print("  make score       # its ML Test Score")
 
 
 def main() -> int:

@@ -304,8 +304,23 @@ def test_from_the_command_line_it_says_what_was_made_and_what_comes_next(templat
     done = run_cookiecutter(tmp_path, str(template), "--no-input", "project_name=Corner Shop")
     assert done.returncode == 0, done.stderr
     assert "corner-shop is ready, and committed" in done.stdout
-    commands = re.findall(r"^  (cd \S+|make \w+)", done.stdout, flags=re.MULTILINE)
-    assert commands == ["cd corner-shop", "make setup", "make pipeline", "make test"]
+    commands = re.findall(r"^  (cd \S+|make \w+|git add)", done.stdout, flags=re.MULTILINE)
+    assert commands == ["cd corner-shop", "make setup", "git add", "make pipeline", "make test", "make score"]
+
+
+@pytest.mark.parametrize(
+    ("known", "reviewer"),
+    [("jane@example.org", "jane@example.org"), ("", "corner-shop@localhost"), ("not an address", "corner-shop@localhost")],
+)
+def test_the_reviewer_is_who_git_knows(
+    bake: Bake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: str, reviewer: str
+) -> None:
+    (tmp_path / "gitconfig").write_text(f'[user]\n\tname = Jane\n\temail = "{known}"\n' if known else "")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    for name in ("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL", "EMAIL"):
+        monkeypatch.delenv(name, raising=False)
+    rules = (bake(project_name="Corner Shop") / "CODEOWNERS").read_text(encoding="utf-8").splitlines()
+    assert rules[-1] == f"* {reviewer}"
 
 
 def test_from_a_git_address_and_another_directory(template: Path, tmp_path: Path) -> None:

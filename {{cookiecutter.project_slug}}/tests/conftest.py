@@ -1,5 +1,6 @@
 """A small copy of this very project, on a sample of its own data, that has been through its own pipeline."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,19 +16,28 @@ import yaml
 from hypothesis import settings
 
 from flight_delays.contract import Contract
+from flight_delays.ml_test_score.plugin import does_not_apply
 from flight_delays.source import cast_column, connect, open_source, quote
+
+pytest_plugins = ["pytester"]
 
 # Examples are drawn alike in each run, and the first call of a library may take its time.
 settings.register_profile("project", deadline=None, derandomize=True)
+settings.register_profile("quick", settings.get_profile("project"), max_examples=20)  # to be run a hundred times
 settings.load_profile("project")
 
 ROOT = Path(__file__).parent.parent
 SAMPLE_ROWS = 4_000
+PERSONAL, MARKER = "a_private_name", "Marker 4711"  # in every row of the sample; its outputs are searched for it
+_FILES = (
+    ".dvcignore", ".gitignore", "CODEOWNERS", "Makefile",
+    "contract.yaml", "dvc.yaml", "params.yaml", "pyproject.toml", "uv.lock",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Project:
-    """A copy of the project in a folder of its own.
+    """A project in its folder: this one, or a copy on a sample of its data.
 
     Attributes
     ----------
@@ -70,7 +80,55 @@ class Project:
         path = self.path / name
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         change(document)
-        path.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        path.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=4096), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What the stage `assess` found.
+
+    Attributes
+    ----------
+    found
+        By question, what its module measured.
+    """
+
+    found: dict[str, Any]
+
+    def require(self, question: str) -> Any:
+        """Give what was found on a question, unless there are problems: then the test fails, and names them."""
+        entry = self.found.get(question)
+        if entry is None:
+            pytest.fail(f"reports/assessment.json has no `{question}`: run `make score`", pytrace=False)
+        if reason := entry.get("does_not_apply"):
+            does_not_apply(reason)
+        if entry["problems"]:
+            pytest.fail("\n".join(entry["problems"]), pytrace=False)
+        return entry
+
+
+@pytest.fixture(autouse=True)
+def own_registry(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every test on a sample away from the registry that the environment may name."""
+    if {"project", "assessment"}.isdisjoint(request.fixturenames):
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="session")
+def project() -> Project:
+    """The very project these tests stand in, with its whole data and its trained model. Do not change it."""
+    if not (ROOT / "models/candidate").is_dir():
+        pytest.fail("run `make score`: there is no model in models/candidate yet", pytrace=False)
+    return Project(ROOT)
+
+
+@pytest.fixture(scope="session")
+def assessment(project: Project) -> Assessment:
+    """What the stage `assess` found on the whole data."""
+    path = project.path / "reports/assessment.json"
+    if not path.is_file():
+        pytest.fail("run `make score`: there is no reports/assessment.json yet", pytrace=False)
+    return Assessment(json.loads(path.read_text(encoding="utf-8")))
 
 
 @pytest.fixture(scope="session")
@@ -87,8 +145,9 @@ def fresh_project(tmp_path_factory: pytest.TempPathFactory, contract: Contract) 
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         (project.path / name).parent.mkdir(parents=True, exist_ok=True)
         copy(ROOT / name, project.path / name)
-    for name in ("contract.yaml", "params.yaml", "dvc.yaml", ".gitignore"):
-        shutil.copy(ROOT / name, project.path / name)
+    for name in _FILES:
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, project.path / name)
     project.sample.parent.mkdir(parents=True)
     _write_sample(contract, project.sample)
     project.edit("contract.yaml", _read_from_sample)
@@ -102,10 +161,10 @@ def fresh_project(tmp_path_factory: pytest.TempPathFactory, contract: Contract) 
 
 @pytest.fixture(scope="session")
 def finished_project(fresh_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The sample project after `dvc repro`. Do not change it: ask for a `copy`."""
+    """The sample project after `dvc repro register`. Do not change it: ask for a `copy`."""
     project = Project(tmp_path_factory.mktemp("finished") / "project")
     shutil.copytree(fresh_project.path, project.path)
-    ran = project.run("dvc", "repro")
+    ran = project.run("dvc", "repro", "register")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return project
 
@@ -127,6 +186,7 @@ def _write_sample(contract: Contract, path: Path) -> None:
         os.chdir(ROOT)  # the contract's paths are relative to the project
         stored = open_source(connection, contract.server)
         columns = ", ".join(f"{cast_column(c, stored[c.name])} AS {quote(c.name)}" for c in contract.columns)
+        columns += f", '{MARKER}' AS {PERSONAL}"
         connection.execute(f"CREATE TABLE numbered AS SELECT row_number() OVER () AS _row, {columns} FROM source")
         (total,) = connection.execute("SELECT count(*) FROM numbered").fetchone() or (0,)
         step = max(1, total // SAMPLE_ROWS)
@@ -143,6 +203,8 @@ def _read_from_sample(document: Any) -> None:
     for entry in document["schema"][0]["properties"]:
         entry.get("logicalTypeOptions", {}).pop("format", None)  # the sample is stored typed
         entry["quality"] = [rule for rule in entry.get("quality", []) if rule.get("metric") == "nullValues"]
+    personal = {"name": PERSONAL, "logicalType": "string", "required": True, "classification": "restricted"}
+    document["schema"][0]["properties"].append(personal)
 
 
 def _make_quick(document: Any) -> None:

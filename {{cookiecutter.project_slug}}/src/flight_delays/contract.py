@@ -21,10 +21,10 @@ from jsonschema.exceptions import best_match
 from open_data_contract_standard.model import DataQuality, OpenDataContractStandard, SchemaProperty, Server
 
 from flight_delays.errors import InputError
+from flight_delays.requirements import PERSONAL, refusals
 
 PATH = Path("contract.yaml")
 ROLES = ("feature", "target", "key", "time", "slice", "group")
-PERSONAL = ("restricted", "confidential")  # classifications that never reach features, logs or artifacts
 ARROW_TYPES = {
     "boolean": pa.bool_(),
     "date": pa.date32(),
@@ -134,8 +134,8 @@ class Contract:
         Raises
         ------
         InputError
-            The file is missing, no YAML, not valid against the standard's JSON schema, or contradicts itself;
-            the message names the file, the column and the rule.
+            The file is missing, no YAML, not valid against the standard's JSON schema, contradicts itself, or has a
+            feature that must not be one; the message names the file, the column and the rule.
         """
         document = read_document(path)
         model = OpenDataContractStandard.model_validate(document)
@@ -156,6 +156,8 @@ class Contract:
             limitations=document.get("description", {}).get("limitations", ""),
         )
         contract._refuse_contradictions(path)
+        for words in refusals(model):
+            raise InputError(f"{path}: {words}")
         return contract
 
     def _refuse_contradictions(self, path: Path) -> None:
@@ -170,9 +172,9 @@ class Contract:
             where = f"{path}: column {column.name!r}"
             if "feature" in column.roles and "target" in column.roles:
                 raise InputError(f"{where} is tagged both `feature` and `target`: the model would see the answer")
-            if "feature" in column.roles and column.personal:
+            if column.personal and (shown := sorted(column.roles & {"feature", "target", "slice", "time"})):
                 raise InputError(
-                    f"{where} is personal (`classification`), so it cannot be tagged `feature`: drop one of the two"
+                    f"{where} is personal (`classification`), so it cannot be tagged `{shown[0]}`: drop one of the two"
                 )
             if "time" in column.roles and column.type not in {"timestamp", "date"}:
                 raise InputError(f"{where} is tagged `time`, so its logicalType must be timestamp or date")

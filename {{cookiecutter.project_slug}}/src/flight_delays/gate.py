@@ -1,12 +1,16 @@
-"""May this model take over? The quality gate that stands before every move of the champion alias."""
+"""May this model take over? The quality gate that stands before every move of the champion alias.
+
+Each check gives a verdict with its reason; the first refusal decides.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
-from flight_delays import features
+from flight_delays import features, leakage
 from flight_delays.contract import Contract
 from flight_delays.model import Model
 from flight_delays.scores import Interval, interval, resample, resampled, scores
@@ -26,6 +30,71 @@ class Verdict:
 
     passed: bool
     reason: str
+
+
+def is_traceable(tags: dict[str, str], tier: str) -> Verdict:
+    """Require, in production, that the model was made from what is committed.
+
+    Parameters
+    ----------
+    tags
+        Where the model comes from: `git.commit` and `git.dirty`.
+    tier
+        `development`, `integration` or `production`.
+    """
+    if tier == "production" and tags["git.dirty"] != "false":
+        return Verdict(False, "not made from a clean commit, as production requires: commit, then `make register`")
+    return Verdict(True, f"made from commit {tags['git.commit'][:7]}")
+
+
+def is_sound(candidate: Model, contract: Contract, test: Path) -> Verdict:
+    """Require that a candidate is made for today's contract, and answers the test rows with outputs that make sense.
+
+    Parameters
+    ----------
+    candidate
+        The model that would take over.
+    contract
+        The project's contract as it stands today.
+    test
+        The Parquet file with the test rows.
+    """
+    if candidate.contract.digest != contract.digest:
+        return Verdict(False, "made for another contract than contract.yaml: run `make pipeline` to train it again")
+    X, y = features.load(test, contract)
+    try:
+        output = candidate.predict(X)
+    except Exception as error:  # whatever a broken predictor raises
+        return Verdict(False, f"it cannot answer the test rows: {' '.join(str(error).split())[:200]}")
+    wanted = (len(y), len(contract.classes)) if contract.task == "multiclass" else (len(y),)
+    if output.shape != wanted:
+        return Verdict(False, f"it gives outputs of shape {output.shape}, and {contract.task} needs {wanted}")
+    if bad := int((~np.isfinite(output)).reshape(len(y), -1).any(axis=1).sum()):
+        return Verdict(False, f"it gives outputs that are not finite numbers for {bad:,} of {len(y):,} test rows")
+    if contract.classes and not ((output >= 0) & (output <= 1)).all():
+        return Verdict(
+            False, f"it gives probabilities from {output.min():.4g} to {output.max():.4g}, not within 0 and 1"
+        )
+    if (output == output[0]).all():
+        return Verdict(False, "it gives every test row the same output")
+    return Verdict(True, f"sound outputs for {len(y):,} test rows")
+
+
+def has_no_leak(contract: Contract, train: Path) -> Verdict:
+    """Require that no feature gives the target away: such a model is worth nothing where the target is not known.
+
+    Parameters
+    ----------
+    contract
+        The contract.
+    train
+        The Parquet file with the training rows.
+    """
+    names = list(dict.fromkeys([column.name for column in contract.features] + [contract.target.name]))
+    rows = pq.read_table(train, columns=names)
+    found = leakage.leaks(rows, contract)
+    few = f"; among {rows.num_rows} rows none could be seen" if rows.num_rows < leakage.FEWEST_ROWS else ""
+    return Verdict(not found, "; ".join(found) or f"no feature gives the target away{few}")
 
 
 def beats_baselines(metrics: dict[str, Any]) -> Verdict:
@@ -64,8 +133,6 @@ def holds_against(candidate: Model, champion: Model, test: Path, chosen: dict[st
     X, y = features.load(test, contract)
     theirs = champion.predict(features.load(test, champion.contract)[0])
     ours = candidate.predict(X)
-    if not np.isfinite(ours).all():
-        return Verdict(False, "the candidate gives outputs that are not finite numbers")
     first, *_ = scores(contract.task, contract.classes, chosen["costs"])
     draws = resample(y, chosen["resamples"], chosen["seed"], stratified=bool(contract.classes))
     value = first.function(y, theirs)

@@ -1,22 +1,19 @@
 """What do people see of a model? Its figures, and the model card (Mitchell et al., FAT* 2019) filled from the run."""
 
-import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flight_delays import features
+from flight_delays import features, picture
 from flight_delays.features import Floats
 from flight_delays.model import Model
-
-os.environ.setdefault("MPLBACKEND", "agg")
+from flight_delays.picture import BLUE, GREY
 
 CARD = Path("reports/model_card.md")
 FIGURES = Path("reports/figures")
 _BINS = 10
-_BLUE, _GREY, _RED = "#2f6f9f", "#9aa5ad", "#b5483a"
 
 
 def calibration(contract: Any, truth: Floats, output: Floats) -> list[dict[str, Any]]:
@@ -96,9 +93,6 @@ def draw(model: Model, found: dict[str, Any], curve: list[dict[str, Any]], pairs
     curve, pairs
         From `calibration` and `errors`.
     """
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110})
     FIGURES.mkdir(parents=True, exist_ok=True)
     for stale in FIGURES.glob("*.png"):
         stale.unlink()
@@ -121,32 +115,26 @@ def draw(model: Model, found: dict[str, Any], curve: list[dict[str, Any]], pairs
     if model.contract.task == "regression":
         drawings["residuals"] = lambda: _draw_residuals(found["truth"], found["output"])
     for name, drawing in drawings.items():
-        figure = drawing()
-        figure.savefig(FIGURES / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
-        plt.close(figure)
+        picture.finish(drawing(), FIGURES / f"{name}.png")
 
 
 def _draw_intervals(bars: dict[str, Any], score: str, title: str, line: float | None = None) -> Any:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.5, 0.8 + 0.28 * len(bars)))
+    figure, axes = picture.pyplot().subplots(figsize=(6.5, 0.8 + 0.28 * len(bars)))
     for height, entry in enumerate(bars.values()):
-        axes.plot([entry.low, entry.high], [height, height], color=_BLUE, lw=2.5, alpha=0.5, solid_capstyle="butt")
-        axes.plot(entry.value, height, "o", color=_BLUE, ms=5)
+        axes.plot([entry.low, entry.high], [height, height], color=BLUE, lw=2.5, alpha=0.5, solid_capstyle="butt")
+        axes.plot(entry.value, height, "o", color=BLUE, ms=5)
     if line is not None:
-        axes.axvline(line, color=_GREY, lw=1, zorder=0)
+        axes.axvline(line, color=GREY, lw=1, zorder=0)
     axes.set(yticks=range(len(bars)), yticklabels=bars, xlabel=score, title=title, ylim=(len(bars) - 0.5, -0.5))
     return figure
 
 
 def _draw_calibration(curve: list[dict[str, Any]]) -> Any:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(4.5, 4))
+    figure, axes = picture.pyplot().subplots(figsize=(4.5, 4))
     names = list(dict.fromkeys(entry["class"] for entry in curve))
     for name in names:
         points = [entry for entry in curve if entry["class"] == name]
-        color = _BLUE if len(names) == 1 else None
+        color = BLUE if len(names) == 1 else None
         axes.plot(
             [p["predicted"] for p in points],
             [p["observed"] for p in points],
@@ -157,7 +145,7 @@ def _draw_calibration(curve: list[dict[str, Any]]) -> Any:
             color=color,
         )
     ends = [min(e["predicted"] for e in curve), max(e["predicted"] for e in curve)]
-    axes.plot(ends, ends, color=_GREY, lw=1, zorder=0)
+    axes.plot(ends, ends, color=GREY, lw=1, zorder=0)
     axes.set(xlabel="predicted (mean of the bin)", ylabel="observed", title="Calibration")
     if 1 < len(names) <= 12:
         axes.legend(frameon=False, fontsize=7)
@@ -165,13 +153,11 @@ def _draw_calibration(curve: list[dict[str, Any]]) -> Any:
 
 
 def _draw_errors(pairs: list[dict[str, Any]]) -> Any:
-    import matplotlib.pyplot as plt
-
     names = list(dict.fromkeys(pair["actual"] for pair in pairs))
     counts = np.array([pair["rows"] for pair in pairs]).reshape(len(names), len(names))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.2 + 0.45 * min(len(names), 20)
-    figure, axes = plt.subplots(figsize=(size + 1, size))
+    figure, axes = picture.pyplot().subplots(figsize=(size + 1, size))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(names) <= 12:
         for (row, column), count in np.ndenumerate(counts):
@@ -201,25 +187,21 @@ def _draw_errors(pairs: list[dict[str, Any]]) -> Any:
 
 
 def _draw_importance(model: Model) -> Any:
-    import matplotlib.pyplot as plt
-
     shares = sorted(zip(model.importance(), features.features(model.contract), strict=True), key=lambda pair: -pair[0])[
         :20
     ]
-    figure, axes = plt.subplots(figsize=(6.5, 0.8 + 0.25 * len(shares)))
-    axes.barh([feature.name for _, feature in shares], [share for share, _ in shares], color=_BLUE, height=0.7)
+    figure, axes = picture.pyplot().subplots(figsize=(6.5, 0.8 + 0.25 * len(shares)))
+    axes.barh([feature.name for _, feature in shares], [share for share, _ in shares], color=BLUE, height=0.7)
     axes.set(xlabel="share of the gain in training", title="What the model looks at")
     axes.invert_yaxis()
     return figure
 
 
 def _draw_residuals(truth: Floats, output: Floats) -> Any:
-    import matplotlib.pyplot as plt
-
     rows = np.linspace(0, len(truth) - 1, min(len(truth), 3000)).astype(int)
-    figure, axes = plt.subplots(figsize=(5.5, 3.6))
-    axes.plot(output[rows], truth[rows] - output[rows], "o", ms=2.5, alpha=0.35, color=_BLUE, mew=0)
-    axes.axhline(0, color=_GREY, lw=1)
+    figure, axes = picture.pyplot().subplots(figsize=(5.5, 3.6))
+    axes.plot(output[rows], truth[rows] - output[rows], "o", ms=2.5, alpha=0.35, color=BLUE, mew=0)
+    axes.axhline(0, color=GREY, lw=1)
     axes.set(xlabel="predicted", ylabel="actual − predicted", title="Residuals")
     return figure
 

@@ -16,6 +16,7 @@ from sklearn import config_context, metrics
 from flight_delays.errors import InputError
 
 Floats = NDArray[np.float64]
+_SMALLEST = 1e-7  # probability of what happened, else one surprise would outweigh all other rows
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,29 @@ def resampled(score: Score, truth: Floats, output: Floats, draws: list[NDArray[n
     """
     with config_context(assume_finite=True, skip_parameter_validation=True):  # checked once, not once a resample
         return np.array([score.function(truth[draw], output[draw]) for draw in draws])
+
+
+def losses(task: str, truth: Floats, output: Floats) -> Floats:
+    """Give the loss of each row: log loss of the true class, or the squared error.
+
+    Parameters
+    ----------
+    task
+        `binary`, `multiclass` or `regression`.
+    truth, output
+        The target and what `Model.predict` gave, rows first.
+
+    Returns
+    -------
+    ndarray of float64, shape (rows,)
+    """
+    if task == "regression":
+        return (truth - output) ** 2
+    if task == "binary":
+        right = np.where(truth == 1, output, 1 - output)
+    else:
+        right = output[np.arange(len(truth)), truth.astype(int)] / output.sum(axis=1)
+    return -np.log(np.clip(right, _SMALLEST, 1))
 
 
 def _cost(truth: Floats, output: Floats, costs: dict[str, float]) -> float:

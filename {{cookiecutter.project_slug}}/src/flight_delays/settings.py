@@ -9,6 +9,7 @@ import yaml
 from flight_delays.errors import InputError
 
 PARAMS = Path("params.yaml")
+TIERS = ("development", "integration", "production")
 
 
 def params(stage: str) -> dict[str, Any]:
@@ -37,5 +38,22 @@ def params(stage: str) -> dict[str, Any]:
 
 
 def tracking_uri() -> str:
-    """Where MLflow keeps runs and models: `MLFLOW_TRACKING_URI`, or a database file beside the project's files."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    """Where MLflow keeps runs and models: `MLFLOW_TRACKING_URI`, or a database file beside the project's files.
+
+    The file's path is absolute, since MLflow keeps what it has opened by this name, whatever folder is current later.
+    """
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+
+
+def tier() -> str:
+    """In which environment this runs, from `TIER`: development where it is not set.
+
+    Raises
+    ------
+    InputError
+        There is no such tier.
+    """
+    found = os.environ.get("TIER") or TIERS[0]
+    if found not in TIERS:
+        raise InputError(f"the environment variable TIER is {found!r}: use one of {', '.join(TIERS)}")
+    return found

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ for noisy in ("mlflow", "alembic"):
 logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # it misses pip, which uv does without
 
 CHAMPION = "champion"
+_NOT_THERE = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}  # no such alias, no such model
 _PACKAGE = Path(__file__).parent
 
 
@@ -96,7 +97,14 @@ class Registry:
         found = self.client.search_runs([experiment.experiment_id], f"tags.`{tag}` = '{value}'", max_results=1)
         return found[0].info.run_id if found else None
 
-    def log(self, run: str, params: dict[str, Any], metrics: dict[str, float], files: Sequence[Path] = ()) -> None:
+    def log(
+        self,
+        run: str,
+        params: dict[str, Any],
+        metrics: dict[str, float],
+        files: Sequence[Path] = (),
+        time: int = 0,
+    ) -> None:
         """Record parameters, metrics and files in one go.
 
         Parameters
@@ -107,10 +115,12 @@ class Registry:
             By name.
         files
             Files and folders; each keeps its name.
+        time
+            In milliseconds since 1970. Of a metric logged more than once, the latest value is shown.
         """
         self.client.log_batch(
             run,
-            metrics=[Metric(name, value, 0, 0) for name, value in metrics.items()],
+            metrics=[Metric(name, value, time, 0) for name, value in metrics.items()],
             params=[Param(name, str(value)[:6000]) for name, value in params.items()],
         )
         for path in files:
@@ -159,12 +169,29 @@ class Registry:
         """Give the version behind the alias `champion`, if there is one."""
         try:
             found = self.client.get_model_version_by_alias(self.name, CHAMPION)
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code not in _NOT_THERE:
+                raise InputError(f"the registry at {tracking_uri()} does not answer: {_first_line(error)}") from None
             return None
         return Version(str(found.version), found.run_id, dict(found.tags))
 
+    def tag(self, version: Version, tags: dict[str, str]) -> Version:
+        """Record something with a version, and give it as it is now."""
+        for key, value in tags.items():
+            self.client.set_model_version_tag(self.name, version.number, key, value)
+        return replace(version, tags=version.tags | tags)
+
     def promote(self, version: Version) -> None:
-        """Move the alias `champion` to a version."""
+        """Move the alias `champion` to a version.
+
+        Raises
+        ------
+        InputError
+            The gate has not let it pass.
+        """
+        if version.tags.get("gate") != "passed":
+            reason = version.tags.get("gate.reason", "it never stood before the gate")
+            raise InputError(f"version {version.number} of {self.name} cannot become {CHAMPION}: {reason}")
         self.client.set_registered_model_alias(self.name, CHAMPION, version.number)
 
     def fetch(self, version: Version, folder: Path) -> Model:
@@ -182,6 +209,10 @@ class Registry:
         if found is None:
             raise InputError(f"version {version.number} of {self.name} in the registry holds no model of this project")
         return Model.load(found.parent)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0][:200]
 
 
 def _frame_types(contract: Contract) -> list[tuple[Column, str, pa.DataType]]:

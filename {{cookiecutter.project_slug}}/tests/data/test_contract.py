@@ -97,6 +97,8 @@ def change(index: int, **values: Any) -> Callable[[dict[str, Any]], None]:
         (change(1, logicalType="object", enum=[{"value": 1}]), "'town': logicalType 'object'"),
         (change(0, name="town"), "'town' stands twice"),
         (change(2, tags=["feature"]), "'name' is personal"),
+        (change(2, tags=["slice"]), "'name' is personal .* cannot be tagged `slice`"),
+        (change(3, classification="confidential"), "'bought' is personal .* cannot be tagged `target`"),
         (change(3, tags=["target", "feature"]), "'bought' is tagged both"),
         (change(3, tags=[]), "exactly one column must be tagged `target`"),
         (change(3, required=False), "'bought' is a time, target or key"),

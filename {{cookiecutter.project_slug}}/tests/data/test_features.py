@@ -1,6 +1,7 @@
 """Is the encoding a pure function of contract and row, whatever the values, the batch and the order?"""
 
 import datetime as dt
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from flight_delays import features
 from flight_delays.contract import ARROW_TYPES, Column, Contract
 
+MUTATED = pytest.mark.ml_test("data-7", twin="tests/data/test_feature_code.py changes the feature code under it")
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "boolean": st.booleans(),
     "date": st.dates(),
@@ -48,17 +50,21 @@ def column(kind: str, **given: Any) -> Column:
     return Column(name="x", type=kind, **(neutral | given))
 
 
+def made_of(contract: Contract, *columns: Column, task: str = "regression") -> Contract:
+    """Make a contract of these columns, whatever this project's own are."""
+    return replace(contract, columns=columns, quality=(), task=task, digest="")
+
+
 def encoded(content: list[Any], contract: Contract, kind: str, **given: Any) -> list[list[float]]:
     """Encode one column under a contract that has only this feature."""
-    alone = Contract(
-        id="one", name="one", columns=(column(kind, **given),), server=contract.server, quality=(), task="regression",
-        digest="",
-    )  # fmt: skip
-    table = pa.table({"x": pa.array(content, ARROW_TYPES[kind])})
-    result: list[list[float]] = features.encode(table, alone).tolist()
-    return result
+    table, alone = pa.table({"x": pa.array(content, ARROW_TYPES[kind])}), made_of(contract, column(kind, **given))
+    result = features.encode(table, alone)
+    np.testing.assert_array_equal(features.encode(table.to_batches()[0], alone), result)
+    rows: list[list[float]] = result.tolist()
+    return rows
 
 
+@MUTATED
 @given(data=st.data())
 def test_any_rows_become_a_matrix_of_finite_numbers_or_missing(contract: Contract, data: st.DataObject) -> None:
     rows = data.draw(rows_of(contract))
@@ -68,6 +74,7 @@ def test_any_rows_become_a_matrix_of_finite_numbers_or_missing(contract: Contrac
     assert not np.isinf(X).any()
 
 
+@MUTATED
 @given(data=st.data())
 def test_a_row_is_encoded_alike_alone_and_in_any_batch(contract: Contract, data: st.DataObject) -> None:
     rows = data.draw(rows_of(contract))
@@ -79,6 +86,7 @@ def test_a_row_is_encoded_alike_alone_and_in_any_batch(contract: Contract, data:
         np.testing.assert_array_equal(features.encode(batch_of([row], contract), contract)[0], whole[index])
 
 
+@MUTATED
 @given(data=st.data())
 def test_a_record_batch_a_chunked_table_and_a_slice_are_encoded_alike(contract: Contract, data: st.DataObject) -> None:
     rows = data.draw(rows_of(contract))
@@ -91,6 +99,7 @@ def test_a_record_batch_a_chunked_table_and_a_slice_are_encoded_alike(contract: 
     np.testing.assert_array_equal(features.encode(table.slice(1), contract), whole[1:])
 
 
+@MUTATED
 @given(data=st.data())
 def test_the_target_does_not_reach_the_matrix(contract: Contract, data: st.DataObject) -> None:
     rows = data.draw(rows_of(contract))
@@ -103,7 +112,7 @@ def test_the_target_does_not_reach_the_matrix(contract: Contract, data: st.DataO
 def test_each_kind_of_value_has_its_numbers(contract: Contract) -> None:
     nan = float("nan")
     assert encoded([True, False], contract, "boolean") == [[1.0], [0.0]]
-    assert encoded([3, -(2**53)], contract, "integer") == [[3.0], [-(2.0**53)]]
+    assert encoded([3, -(2**53), 2**60 + 1], contract, "integer") == [[3.0], [-(2.0**53)], [2.0**60]]
     assert encoded([1.5], contract, "number") == [[1.5]]
     assert encoded(["b", "a"], contract, "string", values=("a", "b")) == [[1.0], [0.0]]
     moment = dt.datetime(2024, 2, 29, 13, 37, tzinfo=None)  # noqa: DTZ001, a Thursday
@@ -113,6 +122,18 @@ def test_each_kind_of_value_has_its_numbers(contract: Contract) -> None:
     assert encoded([moment.time()], contract, "time") == [[13.0, 37.0]]
     np.testing.assert_equal(encoded([None, nan, float("inf"), -float("inf")], contract, "number"), [[nan]] * 4)
     np.testing.assert_equal(encoded(["c", None], contract, "string", values=("a", "b")), [[nan]] * 2)
+    np.testing.assert_equal(encoded([None], contract, "string", values=("a", None)), [[nan]])
+
+
+def test_a_column_of_the_matrix_is_named_for_its_column_and_part(contract: Contract) -> None:
+    kinds = {"town": "string", "price": "number", "when": "timestamp", "day": "date", "at": "time"}
+    found = features.features(made_of(contract, *(replace(column(kind), name=name) for name, kind in kinds.items())))
+    assert [feature.name for feature in found] == [
+        "town", "price", "when.hour", "when.weekday", "when.month", "day.year", "day.month", "day.weekday",
+        "at.hour", "at.minute",
+    ]  # fmt: skip
+    assert [feature.name for feature in found if feature.categorical] == ["town"]
+    assert [feature.column.name for feature in found] == [feature.name.split(".")[0] for feature in found]
 
 
 def test_unlisted_text_goes_to_a_bucket_that_never_changes(contract: Contract) -> None:
@@ -125,16 +146,52 @@ def test_the_target_becomes_its_place_among_the_classes(contract: Contract) -> N
     assert features.encode_target(table, contract).tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "task", "content", "expected"),
+    [
+        ("boolean", (), "binary", [True, False], [1.0, 0.0]),
+        ("string", ("low", "mid", "high"), "multiclass", ["high", "low", "mid"], [2.0, 0.0, 1.0]),
+        ("integer", (7, 3), "binary", [3, 7], [1.0, 0.0]),
+        ("number", (), "regression", [2.5, -1.0], [2.5, -1.0]),
+        ("integer", (7, 3), "regression", [3, 7], [3.0, 7.0]),
+    ],
+)
+def test_a_target_of_any_kind_becomes_numbers(
+    contract: Contract, kind: str, values: tuple[Any, ...], task: str, content: list[Any], expected: list[float]
+) -> None:
+    target = column(kind, values=values, roles=frozenset({"target"}))
+    table = pa.table({"x": pa.array(content, target.arrow_type)})
+    assert features.encode_target(table, made_of(contract, target, task=task)).tolist() == expected
+
+
 def test_a_file_is_read_chunk_by_chunk_as_it_would_be_at_once(
     contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = contract.classes or (1.0, 2.0)
-    rows = [{contract.target.name: values[index % len(values)]} for index in range(25)]
-    table = batch_of(rows, contract)
+    target = replace(column("number"), name="y", roles=frozenset({"target"}))
+    planted = made_of(contract, column("integer"), target)
+    table = pa.table({"x": pa.array(range(25)), "y": pa.array([place / 2 for place in range(25)])})
     pq.write_table(table, tmp_path / "rows.parquet")
     monkeypatch.setattr(features, "_BATCH_ROWS", 7)
-    X, y = features.load(tmp_path / "rows.parquet", contract)
-    np.testing.assert_array_equal(X, features.encode(table, contract))
-    np.testing.assert_array_equal(y, features.encode_target(table, contract))
-    chosen = np.array([0, 6, 7, 24])
-    np.testing.assert_array_equal(features.load(tmp_path / "rows.parquet", contract, chosen)[1], y[chosen])
+    for chosen in ([0, 6, 7, 24], [13], [3, 4, 5, 20], list(range(25))):
+        X, y = features.load(tmp_path / "rows.parquet", planted, np.array(chosen))
+        assert (X[:, 0].tolist(), (2 * y).tolist()) == (chosen, chosen)
+    X, y = features.load(tmp_path / "rows.parquet", planted)
+    np.testing.assert_array_equal(X, features.encode(table, planted))
+    np.testing.assert_array_equal(y, features.encode_target(table, planted))
+
+
+def test_only_the_features_and_the_target_are_read_from_a_file(
+    contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = batch_of([{}], contract)
+    pq.write_table(table.append_column("stranger", pa.array(["x"])), tmp_path / "rows.parquet")
+    seen: list[list[str]] = []
+    encode = features.encode
+
+    def see(batch: pa.RecordBatch, contract: Contract) -> features.Floats:
+        seen.append(batch.schema.names)
+        return encode(batch, contract)
+
+    monkeypatch.setattr(features, "encode", see)
+    features.load(tmp_path / "rows.parquet", contract)
+    assert seen == [table.schema.names]

@@ -11,8 +11,8 @@ from flight_delays.infer.entry import Proposal, describe
 from flight_delays.infer.rules import bounds, mean_bounds, null_limit
 from flight_delays.infer.survey import Facts, Survey
 from flight_delays.infer.target import Target
+from flight_delays.requirements import PERSONAL
 
-_PERSONAL = ("restricted", "confidential")
 _SHOWN = 5
 _OF_THE_TYPE = ("logicalType", "required", "logicalTypeOptions", "enum", "quality")
 
@@ -76,7 +76,7 @@ class _Comparison:
         self.entry = entry
         self.facts = facts
         self.survey = survey
-        self.secret = entry.get("classification") in _PERSONAL
+        self.secret = entry.get("classification") in PERSONAL
         self.tags = set(entry.get("tags") or ())
 
     def all(self) -> list[Difference]:
@@ -154,11 +154,11 @@ def _type(entry: Any, survey: Survey, target: Target) -> Difference:
     """Compare types; taking the data's side rewrites all that depends on the type."""
     facts, (count, example) = survey.facts[entry["name"]], survey.misfits[entry["name"]]
     fault = f"{count:,} of other type"
-    if example is not None and entry.get("classification") not in _PERSONAL:
+    if example is not None and entry.get("classification") not in PERSONAL:
         fault += f", such as {example[:30]!r}"
 
     def accept() -> None:
-        secret = entry.get("classification") in _PERSONAL
+        secret = entry.get("classification") in PERSONAL
         proposed = describe(Proposal(facts, list(entry.get("tags") or ()), "", personal=secret), target)
         for word in _OF_THE_TYPE:
             entry.pop(word, None)

@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterable
 
 from flight_delays.infer.entry import Proposal, describe
-from flight_delays.infer.leakage import leakage
 from flight_delays.infer.personal import GROUPS, mentions, personal, words_of
 from flight_delays.infer.rules import listed
 from flight_delays.infer.survey import Facts, Survey
 from flight_delays.infer.target import Target
+from flight_delays.leakage import leakage
 
 _MOST_SLICES = 3
 _MOST_IN_A_SLICE = 12

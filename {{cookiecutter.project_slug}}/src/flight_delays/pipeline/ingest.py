@@ -9,6 +9,7 @@ import duckdb
 
 from flight_delays.contract import Column, Contract
 from flight_delays.errors import InputError, report_errors
+from flight_delays.privacy import close
 from flight_delays.source import (
     SQL_TYPES,
     cast_column,
@@ -100,6 +101,7 @@ def _wrong_type(
 def main() -> None:
     """Run the stage."""
     contract = Contract.read()
+    close()
     count = ingest(contract)
     print(f"ingest: {count:,} rows, {len(contract.columns)} columns → {ROWS}")
 

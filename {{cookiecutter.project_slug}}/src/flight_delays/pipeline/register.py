@@ -7,6 +7,7 @@ import hashlib
 import json
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,21 @@ from rich.table import Table
 
 from flight_delays import gate, report
 from flight_delays.contract import PATH as CONTRACT
+from flight_delays.contract import Contract
 from flight_delays.errors import report_errors
 from flight_delays.gate import Verdict
 from flight_delays.model import Model
 from flight_delays.pipeline.evaluate import METRICS, PLOTS
+from flight_delays.pipeline.ingest import ROWS
 from flight_delays.pipeline.split import PARTS
 from flight_delays.pipeline.train import CANDIDATE
 from flight_delays.pipeline.validate import DATA_DOCS
 from flight_delays.pipeline.validate import REPORT as VALIDATION
 from flight_delays.scores import Interval
-from flight_delays.settings import PARAMS, params
+from flight_delays.settings import PARAMS, params, tier
 from flight_delays.tracking import Registry, Version
 
-_LOCKS = (Path("dvc.lock"), Path("uv.lock"))
+DVC_LOCK, UV_LOCK = Path("dvc.lock"), Path("uv.lock")
 _SOURCES = ("src", "contract.yaml", "params.yaml", "dvc.yaml", "pyproject.toml", "uv.lock")
 
 
@@ -44,21 +47,38 @@ def provenance(model: Model) -> dict[str, str]:
     Returns
     -------
     dict
-        `git.commit`, `git.dirty`, and SHA-256 hashes: `model`, `contract`, `params`, `data`, and of the lock files.
+        `git.commit`, `git.dirty`, and SHA-256 hashes: `model`, `contract`, `params`, `data`, `uv.lock`, `dvc.lock`.
     """
     commit = _git("rev-parse", "HEAD")
-    files = {"params": PARAMS, "data": PARTS["train"].parent / "rows.parquet"} | {path.name: path for path in _LOCKS}
-    tags = {name: _digest(path) for name, path in files.items() if path.exists()}
+    files = {"params": PARAMS, "data": ROWS, UV_LOCK.name: UV_LOCK}
+    tags = {name: digest(path) for name, path in files.items() if path.exists()}
+    if DVC_LOCK.exists():
+        tags[DVC_LOCK.name] = lock_digest(DVC_LOCK.read_text(encoding="utf-8"))
     return tags | {
-        "model": _digest(*sorted(CANDIDATE.iterdir())),
+        "model": digest(*sorted(CANDIDATE.iterdir())),
         "contract": model.contract.digest,
         "git.commit": commit or "none",
         "git.dirty": str(not commit or bool(_git("status", "--porcelain", "--", *_SOURCES))).lower(),
     }
 
 
-def judge(model: Model, metrics: dict[str, Any], registry: Registry, champion: Version | None) -> Verdict:
-    """Ask the gate: the baselines first, then the champion.
+def lock_digest(text: str) -> str:
+    """Hash what `dvc.lock` says of the stages that made and measured the model; later stages are not part of it.
+
+    Parameters
+    ----------
+    text
+        The file's content, of today or of a commit.
+    """
+    stages = yaml.safe_load(text)["stages"]
+    made = {name: stages[name] for name in ("ingest", "validate", "split", "train", "evaluate") if name in stages}
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+
+
+def judge(
+    model: Model, metrics: dict[str, Any], registry: Registry, champion: Version | None, tags: dict[str, str]
+) -> Verdict:
+    """Ask the gate; the first refusal decides.
 
     Parameters
     ----------
@@ -70,16 +90,35 @@ def judge(model: Model, metrics: dict[str, Any], registry: Registry, champion: V
         Where the champion is.
     champion
         Today's, if there is one.
+    tags
+        Where the candidate comes from, of `provenance`.
     """
-    verdict = gate.beats_baselines(metrics)
-    if not verdict.passed or champion is None:
-        return verdict
-    with tempfile.TemporaryDirectory() as folder:
-        theirs = registry.fetch(champion, Path(folder))
-        return gate.holds_against(model, theirs, PARTS["test"], params("evaluate"), params("register")["tolerance"])
+    contract, test = Contract.read(), PARTS["test"]
+
+    def against_champion() -> Verdict:
+        if champion is None:
+            return gate.beats_baselines(metrics)
+        with tempfile.TemporaryDirectory() as folder:
+            theirs = registry.fetch(champion, Path(folder))
+            return gate.holds_against(model, theirs, test, params("evaluate"), params("register")["tolerance"])
+
+    checks: tuple[Callable[[], Verdict], ...] = (
+        lambda: gate.is_traceable(tags, tier()),
+        lambda: gate.is_sound(model, contract, test),
+        lambda: gate.has_no_leak(contract, PARTS["train"]),
+        lambda: gate.beats_baselines(metrics),
+        against_champion,
+    )
+    verdict = Verdict(True, "")
+    for check in checks:
+        verdict = check()
+        if not verdict.passed:
+            break
+    return verdict
 
 
-def _digest(*paths: Path) -> str:
+def digest(*paths: Path) -> str:
+    """Hash the content of files, one after the other, with SHA-256."""
     found = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -103,7 +142,7 @@ def _log(registry: Registry, run: str, metrics: dict[str, Any]) -> None:
     chosen = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
     chosen.pop("tune", None)
     numbers = {name: float(value) for name, value in _flat(metrics).items() if isinstance(value, int | float)}
-    files = [report.CARD, report.FIGURES, METRICS, PLOTS, VALIDATION, DATA_DOCS, CONTRACT, PARAMS, *_LOCKS]
+    files = [report.CARD, report.FIGURES, METRICS, PLOTS, VALIDATION, DATA_DOCS, CONTRACT, PARAMS, DVC_LOCK, UV_LOCK]
     registry.log(run, _flat(chosen), numbers, files)
 
 
@@ -114,9 +153,12 @@ def main() -> None:
     registry = Registry(model.contract.id)
     tags = provenance(model)
     champion = registry.champion()
-    verdict = judge(model, metrics, registry, champion)
+    verdict = judge(model, metrics, registry, champion, tags)
     outcome = {"gate": "passed" if verdict.passed else "refused", "gate.reason": verdict.reason}
-    version = registry.find_version({key: tags[key] for key in ("model", "contract", "data")})
+    same = {key: tags[key] for key in ("model", "contract", "data")}
+    version = registry.find_version(same | {"git.dirty": "false"})
+    if version is None and tags["git.dirty"] == "true":  # else what is committed by now is registered once more
+        version = registry.find_version(same)
     if version is None:
         with registry.run("pipeline", tags | outcome) as run:
             _log(registry, run, metrics)
@@ -124,6 +166,8 @@ def main() -> None:
             example = pq.read_table(PARTS["test"], columns=names).slice(0, 5)
             version = registry.register(run, CANDIDATE, example, tags | outcome)
     if verdict.passed and (champion is None or champion.number != version.number):
+        if version.tags["gate"] != "passed":  # refused once, against a champion that is gone
+            version = registry.tag(version, outcome)
         registry.promote(version)
     _print(model.contract.id, version, champion, verdict, metrics)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flight_delays import features, scores
@@ -38,9 +39,7 @@ def load_training(contract: Contract, max_rows: int) -> tuple[Floats, Floats]:
     InputError
         The fit would not fit into memory, or a class has no rows.
     """
-    total = pq.ParquetFile(PARTS["train"]).metadata.num_rows
-    rows = np.linspace(0, total - 1, max_rows).astype(np.intp) if 0 < max_rows < total else None
-    count = total if rows is None else len(rows)
+    rows, count = _evenly("train", max_rows)
     width = len(features.features(contract))
     refuse_too_large(count, width)
     X, y = features.load(PARTS["train"], contract, rows)
@@ -50,6 +49,27 @@ def load_training(contract: Contract, max_rows: int) -> tuple[Floats, Floats]:
                 f"class {name!r} of {contract.target.name!r} has no training row: bring more data or drop the class"
             )
     return X, y
+
+
+def load_validation(contract: Contract, max_rows: int = 0) -> tuple[Floats, Floats]:
+    """Read the validation rows, all or an even sample.
+
+    Parameters
+    ----------
+    contract
+        The contract.
+    max_rows
+        At most so many rows; 0 for all.
+    """
+    return features.load(PARTS["valid"], contract, _evenly("valid", max_rows)[0])
+
+
+def _evenly(part: str, max_rows: int) -> tuple[NDArray[np.intp] | None, int]:
+    """Give the positions of the rows to read, None for all, and how many they are."""
+    total = pq.ParquetFile(PARTS[part]).metadata.num_rows
+    if 0 < max_rows < total:
+        return np.linspace(0, total - 1, max_rows).astype(np.intp), max_rows
+    return None, total
 
 
 def refuse_too_large(rows: int, width: int) -> None:
@@ -78,7 +98,7 @@ def refuse_too_large(rows: int, width: int) -> None:
 def main() -> None:
     """Run the stage."""
     contract, chosen = Contract.read(), params("train")
-    train, valid = load_training(contract, chosen["max_rows"]), features.load(PARTS["valid"], contract)
+    train, valid = load_training(contract, chosen["max_rows"]), load_validation(contract)
     estimator = make_estimator(chosen["estimator"], contract.task, chosen["hyperparameters"], chosen["seed"])
     rounds = int(chosen["hyperparameters"].get("n_estimators", 0)) or None
     curve: list[tuple[Any, ...]] = []

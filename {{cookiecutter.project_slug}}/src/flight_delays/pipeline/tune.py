@@ -7,6 +7,7 @@ was interrupted ends like one that was not. It is no stage of dvc.yaml, since it
 import hashlib
 import json
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from ruamel.yaml import YAML
 
-from flight_delays import features
 from flight_delays.contract import Contract
 from flight_delays.errors import InputError, report_errors
 from flight_delays.model import Model, fit, make_estimator
 from flight_delays.pipeline.split import PARTS
-from flight_delays.pipeline.train import load_training
+from flight_delays.pipeline.train import load_training, load_validation
 from flight_delays.scores import scores
 from flight_delays.settings import PARAMS, params
 from flight_delays.tracking import Registry
@@ -70,7 +70,8 @@ def tune(contract: Contract, chosen: dict[str, Any], training: dict[str, Any]) -
     training
         The section `train`; its own values are the first trial.
     """
-    train, valid = load_training(contract, chosen["max_rows"]), features.load(PARTS["valid"], contract)
+    train = load_training(contract, chosen["max_rows"])
+    valid = load_validation(contract, chosen["max_rows"])
     score = scores(contract.task, contract.classes, params("evaluate")["costs"])[0]
     fixed = {name: value for name, value in training["hyperparameters"].items() if name not in chosen["space"]}
 
@@ -95,7 +96,9 @@ def tune(contract: Contract, chosen: dict[str, Any], training: dict[str, Any]) -
         parent = registry.find_run("study", study.study_name) if done else None
         for number in range(done, chosen["trials"]):
             study.sampler = optuna.samplers.TPESampler(seed=chosen["seed"] + number)
-            study.optimize(objective, n_trials=1)
+            with warnings.catch_warnings():  # the first trial is what is set, even out of the space
+                warnings.filterwarnings("ignore", "Fixed parameter .* is out of range")
+                study.optimize(objective, n_trials=1)
             last = _finished(study)[-1]
             if parent is None:
                 with registry.run("tune", {"study": study.study_name}) as parent:

@@ -51,12 +51,14 @@ def expectations(contract: Contract, personal: bool) -> list[Any]:
     for column in contract.columns:
         if column.personal == personal:
             found += _column_expectations(column)
+    keys = contract.keys
+    if len(keys) > 1 and any(key.personal for key in keys) == personal:
+        found.append(gxe.ExpectCompoundColumnsToBeUnique(column_list=[key.name for key in keys]))
+    if len(keys) == 1 and keys[0].personal == personal and not keys[0].unique:
+        found.append(gxe.ExpectColumnValuesToBeUnique(column=keys[0].name))
     if not personal:
         names = [column.name for column in contract.columns]
         found.append(gxe.ExpectTableColumnsToMatchSet(column_set=names, exact_match=True))
-        keys = [column.name for column in contract.keys]
-        if len(keys) > 1:
-            found.append(gxe.ExpectCompoundColumnsToBeUnique(column_list=keys))
         found += [_rule(rule, None) for rule in contract.quality]
     return found
 
@@ -123,7 +125,7 @@ def _rule(rule: Any, column: Column | None) -> Any:
     )
 
 
-def validate(contract: Contract, rows: Path = ROWS, docs: Path = DATA_DOCS) -> list[dict[str, Any]]:
+def validate(contract: Contract, rows: Path = ROWS, docs: Path | None = DATA_DOCS) -> list[dict[str, Any]]:
     """Run the contract's expectations on a file and build the Data Docs.
 
     Parameters
@@ -133,7 +135,7 @@ def validate(contract: Contract, rows: Path = ROWS, docs: Path = DATA_DOCS) -> l
     rows
         The Parquet file that ingest wrote.
     docs
-        The folder of the Data Docs, made anew.
+        The folder of the Data Docs, made anew; `None` to make none.
 
     Returns
     -------
@@ -146,17 +148,18 @@ def validate(contract: Contract, rows: Path = ROWS, docs: Path = DATA_DOCS) -> l
         view = f"CREATE VIEW rows AS SELECT * FROM '{rows.resolve()}'"
         with connect() as connection:
             connection.execute(f"ATTACH '{database}' AS file; USE file; {view}; USE memory; DETACH file")
-        shutil.rmtree(docs, ignore_errors=True)
+        if docs:
+            shutil.rmtree(docs, ignore_errors=True)
         context, batch = _open(database, docs)
         suites = {"contract": (False, "SUMMARY"), "contract, personal columns": (True, "BOOLEAN_ONLY")}
         found = []
         for name, (personal, detail) in suites.items():
             if wanted := expectations(contract, personal):
-                found += _run(context, batch, name, wanted, detail)
+                found += _run(context, batch, name, wanted, detail, ["local"] if docs else [])
         return found
 
 
-def _open(database: Path, docs: Path) -> tuple[Any, Any]:
+def _open(database: Path, docs: Path | None) -> tuple[Any, Any]:
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
     from great_expectations.execution_engine import sqlalchemy_execution_engine as engine
@@ -167,21 +170,22 @@ def _open(database: Path, docs: Path) -> tuple[Any, Any]:
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=sys.stderr.isatty())
-    store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.resolve())}
-    context.add_data_docs_site(
-        "local",
-        {
-            "class_name": "SiteBuilder",
-            "show_cta_footer": False,
-            "store_backend": store,
-            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-        },
-    )
+    if docs:
+        store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.resolve())}
+        context.add_data_docs_site(
+            "local",
+            {
+                "class_name": "SiteBuilder",
+                "show_cta_footer": False,
+                "store_backend": store,
+                "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+            },
+        )
     source = context.data_sources.add_sql("contract", connection_string=f"duckdb:///{database}")
     return context, source.add_table_asset("rows", table_name="rows").add_batch_definition_whole_table("all rows")
 
 
-def _run(context: Any, batch: Any, name: str, wanted: list[Any], detail: str) -> list[dict[str, Any]]:
+def _run(context: Any, batch: Any, name: str, wanted: list[Any], detail: str, sites: list[str]) -> list[dict[str, Any]]:
     import great_expectations as gx
     from great_expectations.checkpoint import UpdateDataDocsAction
 
@@ -191,7 +195,7 @@ def _run(context: Any, batch: Any, name: str, wanted: list[Any], detail: str) ->
         gx.Checkpoint(
             name=name,
             validation_definitions=[definition],
-            actions=[UpdateDataDocsAction(name="Data Docs", site_names=["local"])],
+            actions=[UpdateDataDocsAction(name="Data Docs", site_names=sites)] if sites else [],
             result_format={"result_format": detail},
         )
     )

@@ -9,15 +9,46 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from flight_delays.contract import Contract
+
 _ALMOST = 0.99  # area under the curve, or accuracy
 _ALMOST_ALL = 0.995  # share of a number's variance
-_FEWEST_ROWS = 100
+FEWEST_ROWS = 100
 _SUPPORT = 5  # a bin with fewer rows says nothing: copies of a row would answer for each other
 _BINS = 200
+MOST_ROWS = 20_000  # more say the same, later
 _PER_VALUE = 10  # with fewer rows a value, or a quantile, there are too many of them
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
+
+
+def leaks(rows: pa.Table, contract: Contract) -> list[str]:
+    """Name the features that give the target away, with how, one line each.
+
+    A feature that may do so has the custom property `predictsAlone` in the contract, with the reason. The time of an
+    event is left out: a model sees its hour or weekday, and never how far time has gone.
+
+    Parameters
+    ----------
+    rows
+        Rows with the features and the target; as many as `MOST_ROWS`, evenly taken, are looked at.
+    contract
+        The contract.
+    """
+    if rows.num_rows > MOST_ROWS:
+        rows = rows.take(pa.array(np.linspace(0, rows.num_rows - 1, MOST_ROWS).astype(np.int64)))
+    task = "regression" if contract.task == "regression" else "classification"
+    target, found = rows.column(contract.target.name), []
+    for column in contract.features:
+        if "time" in column.roles or "predictsAlone" in column.custom:
+            continue
+        if how := leakage(rows.column(column.name), target, task):
+            found.append(
+                f"feature {column.name!r}: {how}: drop its tag `feature` in contract.yaml; if it is known before the "
+                f"prediction, say how in its custom property `predictsAlone`"
+            )
+    return found
 
 
 def leakage(values: pa.ChunkedArray, target: pa.ChunkedArray, task: str) -> str | None:
@@ -34,7 +65,7 @@ def leakage(values: pa.ChunkedArray, target: pa.ChunkedArray, task: str) -> str 
     """
     known = pc.is_valid(target)
     values, target = values.filter(known), target.filter(known)
-    if len(values) < _FEWEST_ROWS:
+    if len(values) < FEWEST_ROWS:
         return None
     judge = _regression if task == "regression" else _classification
     answer = _numbers(target) if task == "regression" else _codes(target)[0].astype(np.float64)
@@ -109,7 +140,7 @@ def _order(numbers: Floats, answer: Floats) -> str | None:
     """See whether one class has the small numbers and the other the large ones; bins are too coarse for few rows."""
     known = np.isfinite(numbers)
     numbers, answer = numbers[known], answer[known]
-    if len(np.unique(answer)) != 2 or len(numbers) < _FEWEST_ROWS / 2:
+    if len(np.unique(answer)) != 2 or len(numbers) < FEWEST_ROWS / 2:
         return None
     area = _area(numbers, (answer == answer.max()).astype(np.float64))
     area = max(area, 1 - area)
@@ -118,7 +149,7 @@ def _order(numbers: Floats, answer: Floats) -> str | None:
 
 def _correlation(numbers: Floats, answer: Floats) -> str | None:
     both = np.isfinite(numbers) & np.isfinite(answer)
-    if both.sum() < max(_FEWEST_ROWS, len(both) / 2):
+    if both.sum() < max(FEWEST_ROWS, len(both) / 2):
         return None
     numbers, answer = numbers[both], answer[both]
     for how, x, y in (("R²", numbers, answer), ("R² of ranks", _ranks(numbers), _ranks(answer))):

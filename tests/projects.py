@@ -1,0 +1,88 @@
+"""What is a generated project to a test? A folder with commands that are run in it, as a person does."""
+
+import contextlib
+import os
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from bakery import git
+from cookiecutter.main import cookiecutter
+
+
+@dataclass(frozen=True)
+class Made:
+    """A generated project.
+
+    Attributes
+    ----------
+    path
+        Its folder.
+    """
+
+    path: Path
+
+    def make(self, *targets: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run make as a person would."""
+        return subprocess.run(
+            ["make", *targets], cwd=self.path, env=os.environ | environment, capture_output=True, text=True, check=False
+        )
+
+    def python(self, code: str) -> str:
+        """Run Python in the project's environment, and give what it printed."""
+        command = ["uv", "run", "--no-sync", "python", "-W", "ignore", "-c", code]
+        done = subprocess.run(command, cwd=self.path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def hashes(self) -> dict[str, str]:
+        """Give the hash of each output of each stage, but for the registry's own."""
+        stages = yaml.safe_load((self.path / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+        return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+
+    @property
+    def changed(self) -> set[str]:
+        """What git would commit."""
+        return {line[3:] for line in git(self.path, "status", "--porcelain").splitlines()}
+
+
+def ok(done: subprocess.CompletedProcess[str]) -> str:
+    """Give what a command printed, having seen that it succeeded."""
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return done.stdout + done.stderr
+
+
+def commit(made: Made, message: str) -> None:
+    """Commit all that is new."""
+    git(made.path, "add", "--all")
+    git(made.path, "commit", "--quiet", "--message", message)
+
+
+def first_model(template: Path, folder: Path) -> Made:
+    """Make the example project, and a model from its first commit."""
+    made = Made(Path(cookiecutter(str(template), no_input=True, output_dir=str(folder))))
+    ok(made.make("setup"))
+    assert made.changed == {"uv.lock"}
+    commit(made, "Lock the environment")
+    printed = ok(made.make("pipeline"))
+    assert "passed: roc_auc gain over the constant baseline" in printed
+    assert {name.split("/")[0] for name in made.changed} == {"dvc.lock", "reports"}
+    commit(made, "First model")
+    return made
+
+
+def clone(made: Made, tmp_path: Path) -> Made:
+    """Clone a project, as a colleague does."""
+    git(tmp_path, "clone", "--quiet", str(made.path), "clone")
+    return Made(tmp_path / "clone")
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process with all its children, at once."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-process.pid, 0)

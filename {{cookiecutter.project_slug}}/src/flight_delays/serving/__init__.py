@@ -1,0 +1,1 @@
+"""How are predictions served? The contract at the door (`door`), then the model over HTTP (`app`)."""

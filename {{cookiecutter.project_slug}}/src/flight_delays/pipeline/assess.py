@@ -1,6 +1,11 @@
 """Stage 7: look closer at the model than its score does: features, slices, groups, age, and what its errors cost."""
 
 import json
+import multiprocessing
+import os
+import signal
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,7 +34,7 @@ _BY_NAME: dict[str, ModuleType] = {
 
 
 def assess(evidence: Evidence, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Ask each question of the model.
+    """Ask each question of the model, as many at a time as there are cores.
 
     Parameters
     ----------
@@ -44,10 +49,26 @@ def assess(evidence: Evidence, chosen: dict[str, Any]) -> dict[str, Any]:
         By question, what its module's `measure` found.
     """
     shared = {key: value for key, value in chosen.items() if not isinstance(value, dict)}
-    return {
-        name: module.measure(evidence, shared | chosen.get(name, {}))
-        for name, module in track(_BY_NAME.items(), "assess", transient=True)
-    }
+    count, context = min(os.cpu_count() or 1, len(_BY_NAME)), multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, context, _be_quiet) as workers:
+        asked = {
+            name: workers.submit(module.measure, evidence, shared | chosen.get(name, {}))
+            for name, module in reversed(_BY_NAME.items())  # the longest are the last of the report
+        }
+        try:
+            for answered in track(as_completed(asked.values()), "assess", len(asked), transient=True):
+                answered.result()
+        except BaseException:
+            for worker in multiprocessing.active_children():  # nobody waits for the other answers
+                worker.kill()
+            raise
+    return {name: asked[name].result() for name in _BY_NAME}
+
+
+def _be_quiet() -> None:
+    """Leave the screen and Ctrl-C to the process that asks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
 
 def write(found: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,14 @@ def done(steps: str, project: Project) -> Iterator[tuple[httpx.Client, float]]:
         code = shell.wait(2 * PROMISED)
         seconds = time.monotonic() - began
         if code:
-            lines = log.read_text(encoding="utf-8").splitlines()[-15:]
-            pytest.fail("a step of README.md ends with an error:\n" + "\n".join(lines), pytrace=False)
+            said = log.read_text(encoding="utf-8").splitlines()
+            lines = [line for line in said if line.startswith(("error:", "ERROR:")) or "REFUSED" in line] or said[-15:]
+            pytest.fail("a step of README.md ends with an error: " + "\n".join(lines), pytrace=False)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
             yield client, seconds
     finally:
-        os.killpg(shell.pid, signal.SIGTERM)  # the service is a child of the shell, in the shell's own group
+        with suppress(ProcessLookupError):  # nothing runs any more
+            os.killpg(shell.pid, signal.SIGTERM)  # the service is a child of the shell, in the shell's own group
 
 
 @pytest.mark.slow

@@ -102,6 +102,9 @@ def test_a_worse_candidate_is_kept_but_the_champion_stays(
     assert "version 2" in printed
 
 
+LEAK = "planted_answer"  # a column
+
+
 class Disturbed:
     """A predictor whose outputs are changed on their way out."""
 
@@ -127,9 +130,9 @@ def refusals(project: Project, candidate: Model, folder: Path) -> dict[str, Verd
     def leak() -> Verdict:
         rows = pq.read_table(project.path / "data/train.parquet")
         answer = pa.array(features.encode_target(rows, contract))
-        pq.write_table(rows.append_column("outcome_code", answer), folder / "train.parquet")
+        pq.write_table(rows.append_column(LEAK, answer), folder / "train.parquet")
         plain = replace(contract.features[0], roles=frozenset({"feature"}), values=(), custom={}, options={})
-        column = replace(plain, name="outcome_code", type="number")
+        column = replace(plain, name=LEAK, type="number")
         return gate.has_no_leak(replace(contract, columns=(*contract.columns, column)), folder / "train.parquet")
 
     return {

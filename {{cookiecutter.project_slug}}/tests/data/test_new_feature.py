@@ -74,7 +74,9 @@ def done(steps: str, project: Project) -> Iterator[tuple[httpx.Client, float]]:
         seconds = time.monotonic() - began
         if code:
             said = log.read_text(encoding="utf-8").splitlines()
-            lines = [line for line in said if line.startswith(("error:", "ERROR:")) or "REFUSED" in line] or said[-15:]
+            lines = [
+                line.strip("│ ") for line in said if line.startswith(("error:", "ERROR:")) or "REFUSED" in line
+            ] or said[-15:]
             pytest.fail("a step of README.md ends with an error: " + "\n".join(lines), pytrace=False)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
             yield client, seconds

@@ -89,6 +89,21 @@ def test_a_feature_beside_which_nothing_helps_is_suspected(with_noise: Evidence)
     assert any(noise in problem for problem in found["problems"])
 
 
+def test_many_features_that_are_not_shown_to_help_are_told_of_in_one_line_first(with_noise: Evidence) -> None:
+    (noise,) = (column for column in with_noise.contract.columns if column.name == NOISE)
+    others = (column for column in with_noise.contract.columns if "feature" not in column.roles)
+    columns = (*others, *(replace(noise, name=f"{NOISE}_{number}") for number in range(5)))
+    contract = replace(with_noise.contract, columns=columns)
+    random, shape = np.random.default_rng(0), (len(with_noise.y), 5)
+    evidence = replace(with_noise, model=replace(with_noise.model, contract=contract), X=random.normal(size=shape))
+    gain = random.normal(-1, 1, size=shape) - np.arange(5)
+    first, *each = values.judge(evidence, gain, 0.95)["problems"]
+    assert first.startswith(f"5 of 5 features are not shown to help on {len(evidence.y):,} test rows: bring more rows")
+    assert first.endswith(f"the least first: '{NOISE}_4', '{NOISE}_3', '{NOISE}_2', …")
+    assert len(each) == 5
+    assert "features are not" not in " ".join(values.judge(evidence, np.add(gain, [0, 0, 9, 9, 9]), 0.95)["problems"])
+
+
 def test_where_there_is_too_much_to_look_at_fewer_rows_are(with_noise: Evidence) -> None:
     trees, columns = with_noise.model.predictor.num_trees(), len(with_noise.contract.features)
     looked, gain = values.gains(with_noise, 30, 3 * trees * columns * 550, 0)

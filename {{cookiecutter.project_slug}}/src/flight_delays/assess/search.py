@@ -223,7 +223,7 @@ def _draw_trials(axes: Any, found: Json) -> None:
         "The search found better values than params.yaml has" if lags else "No trial is surely better than params.yaml"
     )
     side = "higher" if found["greater_is_better"] else "lower"
-    axes.set(xlabel="trial", ylabel=f"{found['score']} on the validation rows, {side} is better", title=title)
+    axes.set(xlabel="trial", ylabel=f"{found['score']} on the validation rows,\n{side} is better", title=title)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 

@@ -25,6 +25,7 @@ _NEARLY_ALL = 0.95  # share of all gain that makes one suspect a leak of the tar
 _TWIN_ROWS, _LEAVES, _CANDIDATES = 2_000, 50, 10
 _TREES = 200  # an estimator that is no LightGBM model is taken to be as slow as so many trees
 _FEWEST_REPEATS, _FEWEST_ROWS = 3, 500
+_MANY = 3  # features beyond which they are also told of together
 
 
 @functools.lru_cache(maxsize=2)
@@ -119,6 +120,9 @@ def judge(evidence: Evidence, gain: Floats, confidence: float) -> dict[str, Any]
             problems.append(f"column {column.name!r}: `excused` in contract.yaml needs a reason as its value")
         elif not good and not excuse:
             problems.append(_problem(column.name, entry, margin, twin, evidence))
+    useless = sorted(filter(_unexcused, entries), key=lambda entry: entry["gain"] or 0)
+    if len(useless) > _MANY:
+        problems.insert(0, _many([entry["column"] for entry in useless], len(columns), len(evidence.y)))
     top = max(entries, key=lambda entry: entry["share"])
     if problems and top["share"] > _NEARLY_ALL and len(entries) > 1:
         words = (
@@ -145,6 +149,15 @@ def _problem(name: str, entry: Estimate, margin: float, twin: str, evidence: Evi
         reason += f"it says nearly the same as {twin!r}; "
     excuse = "{property: excused, value: <reason>} to its customProperties"
     return f"column {name!r}: not shown to help: {reason}drop its tag `feature` in contract.yaml, or add {excuse}"
+
+
+def _many(names: list[str], columns: int, rows: int) -> str:
+    """Say in one line what many problems together mean: rows are missing, or the columns say the same."""
+    listed = ", ".join(map(repr, names[:_MANY]))
+    return (
+        f"{len(names)} of {columns} features are not shown to help on {rows:,} test rows: bring more rows, or drop the "
+        f"tag `feature` in contract.yaml of what the model can do without, the least first: {listed}, …"
+    )
 
 
 def _twin(evidence: Evidence, place: int) -> str:

@@ -22,6 +22,7 @@ from flight_delays.settings import params
 ASSESSMENT = Path("reports/assessment.json")
 PAGE = Path("reports/assessment.md")
 FIGURES = Path("reports/assessment")
+_SHOWN = 3  # problems of a question on the screen; the page has them all
 _BY_NAME: dict[str, ModuleType] = {
     "values": values,
     "costs": costs,
@@ -98,6 +99,11 @@ def write(found: dict[str, Any]) -> None:
     PAGE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
 
+def _in_short(problems: list[str]) -> str:
+    more = [f"and {len(problems) - _SHOWN} more: {PAGE}"] if len(problems) > _SHOWN else []
+    return "\n".join([*problems[:_SHOWN], *more])
+
+
 @report_errors
 def main() -> None:
     """Run the stage."""
@@ -107,7 +113,7 @@ def main() -> None:
     table = Table("question", "answer", title="assess", title_justify="left")
     for name, entry in found.items():
         reason = entry.get("does_not_apply")
-        table.add_row(name, f"does not apply: {reason}" if reason else "\n".join(entry["problems"]) or "good")
+        table.add_row(name, f"does not apply: {reason}" if reason else _in_short(entry["problems"]) or "good")
     Console(width=120).print(table)
     print(f"assess: {PAGE}, {ASSESSMENT}")
 

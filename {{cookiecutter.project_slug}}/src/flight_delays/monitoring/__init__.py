@@ -1,0 +1,1 @@
+"""Is what is served still right? Looks at the prediction log from outside the service."""

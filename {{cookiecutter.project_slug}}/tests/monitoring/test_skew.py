@@ -1,0 +1,239 @@
+"""Is a feature or an output that is served otherwise than the pipeline computes it found, and named?"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from flight_delays import features
+from flight_delays.errors import InputError
+from flight_delays.ml_test_score.plugin import does_not_apply
+from flight_delays.model import Model, fit, make_estimator
+from flight_delays.monitoring import skew
+from flight_delays.serving import door
+from flight_delays.serving.log import PredictionLog
+
+from tests.conftest import Project
+
+Json = dict[str, Any]
+Copy = Callable[[Project], Project]
+STORE = "models/serving"
+REQUESTS = 60
+
+
+@pytest.fixture
+def stored(finished_project: Project, copy: Copy) -> Project:
+    """The sample project, with its model in the store as version 1."""
+    made = copy(finished_project)
+    shutil.rmtree(made.path / STORE, ignore_errors=True)
+    shutil.copytree(made.path / "models/candidate", made.path / STORE / "models/1")
+    return made
+
+
+def rows_of(project: Project, count: int) -> list[Json]:
+    """Give rows of the project's data, as they are sent."""
+    table = pq.read_table(project.path / "data/test.parquet")
+    table = table.take(np.arange(count) % table.num_rows)
+    sent: list[Json] = json.loads(json.dumps(door.to_json(table, project.contract)))
+    return sent
+
+
+def answers(project: Project, requests: list[list[Json]], version: str = "1") -> list[Json]:
+    """Answer requests as the service does, row by row, and give the records of its log."""
+    model = Model.load(project.path / STORE / "models" / version)
+    found = []
+    for place, rows in enumerate(requests):
+        tables = [door.read([row], model.contract)[0] for row in rows]
+        X = np.concatenate([features.encode(table, model.contract) for table in tables])
+        record: Json = {"kind": "answer", "id": f"r{place}", "at": "2026-11-24T22:00:00.123456Z", "release": "a"}
+        record |= {"version": version, "role": "champion", "assigned": False, "rows": rows, "x": X.tolist()}
+        found.append(record | {"output": model.predict(X).tolist(), "ms": 0.2, "failed": None, "warnings": 0})
+    return found
+
+
+def second(answer: Json, **changed: Any) -> Json:
+    """Make the record of the model that was asked as well."""
+    record = {"kind": "second", "id": answer["id"], "at": answer["at"], "release": "a", "version": "1"}
+    return record | {"role": "challenger", "output": answer["output"], "ms": 0.3, "failed": None} | changed
+
+
+def write(project: Project, records: list[Json]) -> Path:
+    """Write a prediction log, and give its folder."""
+    folder = project.path / STORE / "predictions"
+    log = PredictionLog(folder, max_bytes=20_000, max_seconds=1e6)
+    for record in records:
+        log.write(msgspec.json.encode(record))
+    log.close()
+    return folder
+
+
+@pytest.fixture
+def served(stored: Project) -> list[Json]:
+    """What the log has of some requests of one row, and a few of several."""
+    rows = rows_of(stored, REQUESTS + 30)
+    return answers(stored, [[row] for row in rows[:REQUESTS]] + [rows[REQUESTS:][:20], rows[REQUESTS:][20:]])
+
+
+@pytest.mark.ml_test("mon-3")
+def test_what_is_served_is_what_the_pipeline_computes(stored: Project, served: list[Json]) -> None:
+    write(stored, served)
+    ran = stored.run("python", "-m", skew.__name__)
+    if ran.returncode:
+        pytest.fail(ran.stderr.strip() or ran.stdout, pytrace=False)
+    found = json.loads((stored.path / skew.REPORT).read_text(encoding="utf-8"))
+    assert (found["requests"], found["rows"], found["differences"]) == (len(served), REQUESTS + 30, [])
+
+
+def caught(project: Project, served: list[Json], words: str) -> None:
+    with pytest.raises(pytest.fail.Exception, match=rf"served otherwise than the pipeline computes them.*{words}"):
+        test_what_is_served_is_what_the_pipeline_computes(project, served)
+
+
+@pytest.mark.sabotage(
+    of=test_what_is_served_is_what_the_pipeline_computes,
+    fault="the service computes one feature of one row otherwise",
+)
+def test_a_feature_that_is_served_otherwise_is_named(stored: Project, served: list[Json]) -> None:
+    numbers = served[17]["x"][0]
+    numbers[-1] = 0.0 if np.isnan(numbers[-1]) else float(np.nextafter(numbers[-1], np.inf))
+    name = features.features(stored.contract)[-1].name
+    caught(stored, served, f"above all '{re.escape(name)}': version 1, request r17, row 0")
+
+
+@pytest.mark.sabotage(
+    of=test_what_is_served_is_what_the_pipeline_computes,
+    fault="the order of a column's listed values has changed since the model was trained",
+)
+def test_values_in_another_order_are_named(stored: Project, served: list[Json]) -> None:
+    rows = [row for record in served for row in record["rows"]]
+    listed = [
+        column.name
+        for column in stored.contract.features
+        if column.type == "string" and len(column.values) > 1 and any(row[column.name] is not None for row in rows)
+    ]
+    if not listed:
+        does_not_apply("no feature has listed values")
+
+    def turn(document: Json) -> None:
+        for entry in document["schema"][0]["properties"]:
+            if entry["name"] == listed[0]:
+                entry["enum"].append(entry["enum"].pop(0))
+
+    stored.edit(f"{STORE}/models/1/contract.yaml", turn)
+    caught(stored, served, f"above all '{re.escape(listed[0])}'")
+
+
+@pytest.mark.sabotage(
+    of=test_what_is_served_is_what_the_pipeline_computes,
+    fault="the service adds an offset to a feature of every row",
+)
+def test_an_offset_is_named(stored: Project, served: list[Json]) -> None:
+    known = np.isfinite([numbers for record in served for numbers in record["x"]]).sum(axis=0)
+    place = int(known.argmax())
+    for record in served:
+        for numbers in record["x"]:
+            numbers[place] += 1e-9 * max(1, abs(numbers[place]))
+    caught(stored, served, f"above all '{re.escape(features.features(stored.contract)[place].name)}'")
+
+
+def test_a_missing_number_equals_a_missing_number(stored: Project) -> None:
+    rows: list[Json] = [dict.fromkeys(row) for row in rows_of(stored, 3)]
+    found = skew.replay(write(stored, answers(stored, [rows, rows[:1]])))
+    (version,) = found["versions"]
+    assert (version["values"], version["values_differing"]) == (4 * len(features.features(stored.contract)), 0)
+    assert (version["outputs_differing"], found["differences"]) == (0, [])
+
+
+def test_many_requests_at_once_are_compared_each_with_its_own(
+    stored: Project, served: list[Json], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(skew, "_BATCH_ROWS", 7)
+    output = served[-1]["output"]
+    output[3:5] = np.full(np.shape(output[3:5]), None).tolist()
+    found = skew.replay(write(stored, served))
+    assert (found["requests"], found["rows"]) == (len(served), REQUESTS + 30)
+    examples = [one for entry in found["differences"] for one in entry["examples"]]
+    assert {(one["id"], one["row"], one["served"]) for one in examples} == {
+        (served[-1]["id"], 3, None),
+        (served[-1]["id"], 4, None),
+    }
+
+
+def test_the_second_output_is_compared_by_the_rows_of_the_first(stored: Project, served: list[Json]) -> None:
+    shutil.copytree(stored.path / STORE / "models/1", stored.path / STORE / "models/2")
+    for record in served:
+        record["assigned"] = True
+    seconds = [second(record, version="2") for record in served]
+    found = skew.replay(write(stored, [*served[:30], *seconds[:30], *served[30:], *seconds[30:]]))
+    assert [(one["version"], one["requests"], one["outputs_differing"]) for one in found["versions"]] == [
+        ("1", len(served), 0),
+        ("2", len(served), 0),
+    ]
+    assert found["versions"][1]["values"] == 0
+    seconds[5]["output"] = served[6]["output"] if served[6]["output"] != served[5]["output"] else [None]
+    shutil.rmtree(stored.path / STORE / "predictions")
+    (difference,) = skew.replay(write(stored, [served[5], seconds[5]]))["differences"][:1]
+    assert (difference["examples"][0]["version"], difference["examples"][0]["id"]) == ("2", "r5")
+
+
+def test_a_second_output_without_its_rows_is_counted(
+    stored: Project, served: list[Json], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(skew, "_HELD_ROWS", 10)
+    for record in served[:20]:
+        record["assigned"] = True
+    twice = served[20] | {"assigned": True}
+    failed = second(served[0], output=None, failed="ValueError: planted")
+    late = [second(served[0]), second(served[19])]
+    found = skew.replay(write(stored, [*served[:20], failed, *late, twice, twice, second(twice)]))
+    assert (found["requests"], found["unmatched"], found["differences"]) == (20 + 1 + 2, 2, [])
+
+
+def test_a_version_that_is_gone_is_said(stored: Project, served: list[Json]) -> None:
+    served[0]["version"] = "0"
+    found = skew.replay(write(stored, served))
+    assert (found["missing"], found["requests"]) == ({"0": 1}, len(served) - 1)
+    shutil.rmtree(stored.path / STORE / "models/1")
+    with pytest.raises(InputError, match=r"holds no prediction that can be compared; the models of 62 are no longer"):
+        skew.replay(stored.path / STORE / "predictions")
+
+
+def test_one_request_in_so_many_can_be_looked_at(stored: Project, served: list[Json]) -> None:
+    folder = write(stored, served)
+    found = skew.replay(folder, sample=4)
+    assert 1 < found["requests"] < len(served) / 2
+    assert found == skew.replay(folder, sample=4) | {"at": found["at"]}
+
+
+@pytest.mark.parametrize("x", [[[1.0] * 999], [], [[]], [[1.0], [1.0, 2.0]], [["a"]]])
+def test_features_of_another_number_are_a_difference(stored: Project, served: list[Json], x: Any) -> None:
+    served[0]["x"] = x
+    found = skew.replay(write(stored, served))
+    assert [(entry["column"], entry["count"]) for entry in found["differences"]] == [("number of values", 1)]
+    assert found["versions"][0]["values_differing"] == len(features.features(stored.contract))
+
+
+def test_an_estimator_that_adds_up_otherwise_in_batches_is_no_skew(stored: Project) -> None:
+    contract = stored.contract
+    X, y = features.load(stored.path / "data/train.parquet", contract)
+    path, given = "sklearn.discriminant_analysis.LinearDiscriminantAnalysis", {"solver": "lsqr"}
+    if contract.task == "regression":
+        path, given = "sklearn.linear_model.Ridge", {}
+    model = Model(contract, fit(make_estimator(path, contract.task, given, 0), contract, (X, y), (X, y)))
+    model.save(stored.path / STORE / "models/2", stored.path / "contract.yaml")
+    records = answers(stored, [[row] for row in rows_of(stored, 300)], version="2")
+    assert skew.replay(write(stored, records))["differences"] == []
+
+
+def test_a_project_that_served_nothing_says_so(finished_project: Project, copy: Copy) -> None:
+    project = copy(finished_project)
+    ran = project.run("python", "-m", skew.__name__, "--log", "nowhere")
+    assert (ran.returncode, ran.stderr) == (1, "error: nowhere is missing: there are no predictions yet\n")
+    assert project.run("python", "-m", skew.__name__, "--sample", "0").returncode == 2

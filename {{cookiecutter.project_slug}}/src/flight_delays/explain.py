@@ -81,7 +81,7 @@ def _contributions(model: Model, X: Floats, output: Floats, chosen: int | None) 
     """Give where the score starts, what each feature adds, the score, and what it is."""
     classes = len(model.contract.classes)
     value = float(output[0] if chosen is None else output[0, chosen])
-    if not type(model.predictor).__module__.startswith("lightgbm"):
+    if not model.boosted:
         return *_sampled(model, X, chosen), value, "probability" if classes else "value"
     parts, raw = model.predictor.predict(X, pred_contrib=True)[0], model.predictor.predict(X, raw_score=True)[0]
     if chosen is not None:  # a block of features and a start for each class

@@ -4,10 +4,13 @@ A pure function of the contract, from an Arrow batch of any length to a matrix: 
 partition of a cluster are encoded alike.
 """
 
+import math
+import operator
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -99,6 +102,28 @@ def encode(batch: pa.RecordBatch | pa.Table, contract: Contract) -> Floats:
     return matrix
 
 
+def row_encoder(contract: Contract) -> Callable[[Sequence[Any]], list[float]]:
+    """Make the encoding of single rows: the numbers of `encode`, to the bit, without an Arrow table for each row.
+
+    Parameters
+    ----------
+    contract
+        The contract.
+
+    Returns
+    -------
+    callable
+        From the values of `contract.features`, in that order and as Python has them, to a number a feature.
+    """
+    places = {column.name: place for place, column in enumerate(contract.features)}
+    steps = [(places[feature.column.name], _number(feature)) for feature in features(contract)]
+
+    def encode_row(values: Sequence[Any]) -> list[float]:
+        return [math.nan if (value := values[place]) is None else number(value) for place, number in steps]
+
+    return encode_row
+
+
 def encode_target(batch: pa.RecordBatch | pa.Table, contract: Contract) -> Floats:
     """Turn the target into numbers: its value in regression, else its place in `contract.classes`.
 
@@ -163,6 +188,23 @@ def _numbers(values: pa.Array | pa.ChunkedArray, feature: Feature) -> Floats:
     return _floats(_hash(values))
 
 
+def _number(feature: Feature) -> Callable[[Any], float]:
+    """Give what `_numbers` does to a column, for one value that is not null."""
+    if feature.part:
+        if feature.part == "weekday":
+            return lambda value: float(value.weekday())
+        part = operator.attrgetter(feature.part)
+        return lambda value: float(part(value))
+    if feature.column.type == "number":
+        return lambda value: value if math.isfinite(value) else math.nan
+    if feature.column.type != "string":
+        return float
+    if feature.column.values:
+        codes = {value: float(code) for code, value in reversed(list(enumerate(feature.column.values)))}
+        return lambda value: codes.get(value, math.nan)
+    return lambda value: float(_bucket(value))
+
+
 def _floats(values: pa.Array | pa.ChunkedArray) -> Floats:
     return values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
@@ -172,5 +214,9 @@ def _hash(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
     coded = values.dictionary_encode()
-    buckets = [zlib.crc32(text.encode()) % HASH_BUCKETS for text in coded.dictionary.to_pylist()]
+    buckets = [_bucket(text) for text in coded.dictionary.to_pylist()]
     return pa.array(buckets, pa.int32()).take(coded.indices)
+
+
+def _bucket(text: str) -> int:
+    return zlib.crc32(text.encode()) % HASH_BUCKETS

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from flight_delays import features
+from flight_delays.booster import Booster
 from flight_delays.contract import Contract
 from flight_delays.errors import InputError
 
@@ -39,7 +40,7 @@ class Model:
     contract
         The contract it was trained under.
     predictor
-        A `lightgbm.Booster` or a fitted scikit-learn estimator.
+        A LightGBM booster, as fitted or as read from its file, or a fitted scikit-learn estimator.
     threshold
         In binary classification, the probability from which the positive class is decided.
     """
@@ -47,6 +48,11 @@ class Model:
     contract: Contract
     predictor: Any
     threshold: float = 0.5
+
+    @property
+    def boosted(self) -> bool:
+        """Whether LightGBM made the predictor."""
+        return hasattr(self.predictor, "num_trees")
 
     def predict(self, X: Floats) -> Floats:
         """Predict encoded rows.
@@ -93,7 +99,7 @@ class Model:
     def importance(self) -> Floats:
         """Give each feature's share of the total gain in LightGBM, of shape (features,); NaN for other estimators."""
         names = features.features(self.contract)
-        if not hasattr(self.predictor, "feature_importance"):
+        if not self.boosted:
             return np.full(len(names), np.nan)
         gain = self.predictor.feature_importance("gain")
         return gain / max(gain.sum(), 1e-300)
@@ -111,7 +117,7 @@ class Model:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         shutil.copyfile(contract_path, folder / "contract.yaml")
-        if hasattr(self.predictor, "save_model"):
+        if self.boosted:
             self.predictor.save_model(folder / "model.txt")
         else:
             import skops.io
@@ -146,9 +152,7 @@ class Model:
         if description["features"] != [feature.name for feature in features.features(contract)]:
             raise InputError(f"{folder}: model.json and contract.yaml name different features: train again")
         if (folder / "model.txt").is_file():
-            import lightgbm
-
-            predictor = lightgbm.Booster(model_file=folder / "model.txt")
+            predictor: Any = Booster(folder / "model.txt")
         else:
             import skops.io
 

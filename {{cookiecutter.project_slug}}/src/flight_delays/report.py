@@ -221,6 +221,7 @@ def write_card(model: Model, found: dict[str, Any], chosen: dict[str, Any]) -> N
     contract = model.contract
     percent = f"{chosen['confidence']:.0%}"
     kind = type(model.predictor)
+    made_by = "LightGBM" if model.boosted else f"{kind.__module__.split('.')[0]} {kind.__name__}"
     what = {
         "binary": f"the probability that `{contract.target.name}` is {(contract.classes or ('',))[-1]!r}",
         "multiclass": f"the probability of each class of `{contract.target.name}`",
@@ -240,7 +241,7 @@ def write_card(model: Model, found: dict[str, Any], chosen: dict[str, Any]) -> N
             if contract.time
             else "; tested on rows held back at random."
         ),
-        f"- **Model**: {kind.__module__.split('.')[0]} {kind.__name__}"
+        f"- **Model**: {made_by}"
         + (
             f", decides from a probability of {model.threshold:.3g} on (costs {chosen['costs']})."
             if contract.task == "binary"

@@ -34,7 +34,7 @@ for noisy in ("mlflow", "alembic"):
     logging.getLogger(noisy).setLevel(logging.WARNING)
 logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # it misses pip, which uv does without
 
-CHAMPION = "champion"
+CHAMPION, CHALLENGER = "champion", "challenger"
 _NOT_THERE = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}  # no such alias, no such model
 _PACKAGE = Path(__file__).parent
 
@@ -167,13 +167,49 @@ class Registry:
 
     def champion(self) -> Version | None:
         """Give the version behind the alias `champion`, if there is one."""
+        return self.behind(CHAMPION)
+
+    def behind(self, alias: str) -> Version | None:
+        """Give the version behind an alias, if there is one.
+
+        Parameters
+        ----------
+        alias
+            `champion` or `challenger`.
+
+        Raises
+        ------
+        InputError
+            The registry does not answer.
+        """
         try:
-            found = self.client.get_model_version_by_alias(self.name, CHAMPION)
+            found = self.client.get_model_version_by_alias(self.name, alias)
         except MlflowException as error:
             if error.error_code not in _NOT_THERE:
                 raise InputError(f"the registry at {tracking_uri()} does not answer: {_first_line(error)}") from None
             return None
         return Version(str(found.version), found.run_id, dict(found.tags))
+
+    def version(self, number: str) -> Version:
+        """Give a version by its number.
+
+        Raises
+        ------
+        InputError
+            There is no such version, or the registry does not answer.
+        """
+        try:
+            found = self.client.get_model_version(self.name, number)
+        except MlflowException as error:
+            raise InputError(f"version {number} of {self.name} at {tracking_uri()}: {_first_line(error)}") from None
+        return Version(str(found.version), found.run_id, dict(found.tags))
+
+    def before(self, number: str) -> Version | None:
+        """Give the newest version before another that passed the gate and was not refused on live requests."""
+        found = self.client.search_model_versions(f"name = '{self.name}' and tags.gate = 'passed'")
+        older = [entry for entry in found if int(entry.version) < int(number) and "refused.live" not in entry.tags]
+        newest = max(older, key=lambda entry: int(entry.version), default=None)
+        return Version(str(newest.version), newest.run_id, dict(newest.tags)) if newest else None
 
     def tag(self, version: Version, tags: dict[str, str]) -> Version:
         """Record something with a version, and give it as it is now."""
@@ -181,21 +217,54 @@ class Registry:
             self.client.set_model_version_tag(self.name, version.number, key, value)
         return replace(version, tags=version.tags | tags)
 
-    def promote(self, version: Version) -> None:
-        """Move the alias `champion` to a version.
+    def admit(self, version: Version, alias: str = CHAMPION) -> None:
+        """Require that the gate has let a version pass.
+
+        Parameters
+        ----------
+        version
+            Of this registry.
+        alias
+            That it is to get.
+
+        Raises
+        ------
+        InputError
+            It has not; with its reason.
+        """
+        if version.tags.get("gate") != "passed":
+            reason = version.tags.get("gate.reason", "it never stood before the gate")
+            raise InputError(f"version {version.number} of {self.name} cannot become {alias}: {reason}")
+
+    def promote(self, version: Version, alias: str = CHAMPION) -> None:
+        """Move an alias to a version.
+
+        Parameters
+        ----------
+        version
+            Of this registry.
+        alias
+            `champion`, or `challenger` for one that is to be tried on live requests first.
 
         Raises
         ------
         InputError
             The gate has not let it pass.
         """
-        if version.tags.get("gate") != "passed":
-            reason = version.tags.get("gate.reason", "it never stood before the gate")
-            raise InputError(f"version {version.number} of {self.name} cannot become {CHAMPION}: {reason}")
-        self.client.set_registered_model_alias(self.name, CHAMPION, version.number)
+        self.admit(version, alias)
+        self.client.set_registered_model_alias(self.name, alias, version.number)
 
-    def fetch(self, version: Version, folder: Path) -> Model:
-        """Bring a version's files into a folder and load them.
+    def demote(self, alias: str) -> None:
+        """Take an alias away; nothing is done where nobody has it."""
+        self.client.delete_registered_model_alias(self.name, alias)
+
+    def describe(self, tags: dict[str, str]) -> None:
+        """Record something with the registered model as a whole."""
+        for key, value in tags.items():
+            self.client.set_registered_model_tag(self.name, key, value)
+
+    def download(self, version: Version, folder: Path) -> Path:
+        """Bring a version's files into a folder, and give the model's own folder in it.
 
         Parameters
         ----------
@@ -203,12 +272,26 @@ class Registry:
             Of this registry.
         folder
             An existing folder, such as a temporary one.
+
+        Raises
+        ------
+        InputError
+            They cannot be had, or are no model of this project.
         """
-        path = mlflow.artifacts.download_artifacts(f"models:/{self.name}/{version.number}", dst_path=str(folder))
+        try:
+            path = mlflow.artifacts.download_artifacts(f"models:/{self.name}/{version.number}", dst_path=str(folder))
+        except MlflowException as error:
+            raise InputError(
+                f"version {version.number} of {self.name} cannot be fetched: {_first_line(error)}"
+            ) from None
         found = next(iter(sorted(Path(path).glob("data/*/model.json"))), None)
         if found is None:
             raise InputError(f"version {version.number} of {self.name} in the registry holds no model of this project")
-        return Model.load(found.parent)
+        return found.parent
+
+    def fetch(self, version: Version, folder: Path) -> Model:
+        """Bring a version's files into a folder and load them, as `download` and `Model.load` do."""
+        return Model.load(self.download(version, folder))
 
 
 def _first_line(error: Exception) -> str:

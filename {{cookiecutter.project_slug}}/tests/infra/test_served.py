@@ -9,7 +9,7 @@ import pytest
 from flight_delays.explain import explain
 from flight_delays.model import Model
 from flight_delays.serving import door
-from flight_delays.serving.app import answers
+from flight_delays.serving.service import answers
 
 from tests.conftest import Project
 from tests.service import ask, differences, serve

@@ -29,8 +29,10 @@ from flight_delays.pipeline.train import CANDIDATE
 from flight_delays.pipeline.validate import DATA_DOCS
 from flight_delays.pipeline.validate import REPORT as VALIDATION
 from flight_delays.scores import Interval
+from flight_delays.serving import moves
+from flight_delays.serving.release import Store
 from flight_delays.settings import PARAMS, params, tier
-from flight_delays.tracking import Registry, Version
+from flight_delays.tracking import CHALLENGER, CHAMPION, Registry, Version
 
 DVC_LOCK, UV_LOCK = Path("dvc.lock"), Path("uv.lock")
 _SOURCES = ("src", "contract.yaml", "params.yaml", "dvc.yaml", "pyproject.toml", "uv.lock")
@@ -168,13 +170,19 @@ def main() -> None:
     if verdict.passed and (champion is None or champion.number != version.number):
         if version.tags["gate"] != "passed":  # refused once, against a champion that is gone
             version = registry.tag(version, outcome)
-        registry.promote(version)
+        alias = CHALLENGER if champion and tier() == "production" else CHAMPION  # there it is tried on requests first
+        registry.promote(version, alias)
+        if alias == CHAMPION:  # a service in this folder follows at once
+            store = Store()
+            store.add(version.number, CANDIDATE)
+            moves.serve(store, version.number, version.tags, verdict.reason)
     _print(model.contract.id, version, champion, verdict, metrics)
 
 
 def _print(name: str, version: Version, champion: Version | None, verdict: Verdict, metrics: dict[str, Any]) -> None:
     first = metrics["test"][metrics["score"]]
-    now = version.number if verdict.passed else (champion.number if champion else "none")
+    tried = champion is not None and tier() == "production"
+    now = version.number if verdict.passed and not tried else (champion.number if champion else "none")
     table = Table(show_header=False, title="register", title_justify="left")
     table.add_row("model", f"{name} version {version.number}, run {version.run}")
     table.add_row("test score", f"{metrics['score']} {Interval(**first)}")
@@ -183,6 +191,8 @@ def _print(name: str, version: Version, champion: Version | None, verdict: Verdi
         "champion",
         f"version {now}" + (f", was {champion.number}" if champion and champion.number != now else ""),
     )
+    if tried and verdict.passed and now != version.number:
+        table.add_row("challenger", f"version {version.number}: the service tries it on a share of the requests")
     table.add_row("look", f"{report.CARD}, {DATA_DOCS}/index.html, `make runs`")
     Console(width=100).print(table)
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from flight_delays import features, scores
+from flight_delays import features, golden, reference, scores
 from flight_delays.contract import PATH as CONTRACT
 from flight_delays.contract import Contract
 from flight_delays.errors import InputError, report_errors
@@ -118,7 +118,10 @@ def main() -> None:
 
         predictor = fit(estimator, contract, train, valid, chosen["early_stopping"], on_round)
     decided = scores.threshold(params("evaluate")["costs"]) if contract.task == "binary" else 0.5
-    Model(contract, predictor, decided).save(CANDIDATE, CONTRACT)
+    model = Model(contract, predictor, decided)
+    model.save(CANDIDATE, CONTRACT)
+    golden.write(model, pq.ParquetFile(PARTS["valid"]).read_row_group(0), CANDIDATE)
+    reference.write(contract, train[0], model.predict(valid[0]), CANDIDATE)
     LEARNING_CURVE.parent.mkdir(parents=True, exist_ok=True)
     with LEARNING_CURVE.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("round", "train", "valid"), *curve])

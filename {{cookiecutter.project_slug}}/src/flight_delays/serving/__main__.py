@@ -1,52 +1,37 @@
 """Serve the registry's champion, or the model of a folder, on this machine."""
 
 import argparse
+import os
+import signal
 import socket
+import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import uvicorn
+from uvicorn.supervisors import Multiprocess
 
-from flight_delays.contract import Contract
 from flight_delays.errors import InputError, report_errors
-from flight_delays.model import Model
-from flight_delays.serving.app import create_app
+from flight_delays.serving.release import Release, Store
+from flight_delays.settings import params
 
 HOST = "127.0.0.1"  # a service for other machines stands behind a proxy
+_WAITING = 2048  # connections that the system keeps until a worker takes them
+_SHUTDOWN_SECONDS = 30
 
 
-def load(folder: Path | None) -> tuple[Model, str]:
-    """Give the model to serve, and what it is called.
-
-    Parameters
-    ----------
-    folder
-        A model's folder; the registry's champion where `None`.
-
-    Raises
-    ------
-    InputError
-        There is no such model, or none that can be served.
-    """
-    if folder is not None:
-        return Model.load(folder), folder.name
-    from flight_delays.tracking import Registry  # MLflow takes seconds to import
-
-    registry = Registry(Contract.read().id)
-    champion = registry.champion()
-    if champion is None:
-        raise InputError("the registry has no champion yet: run `make pipeline`, or serve a folder with --model")
-    with tempfile.TemporaryDirectory() as copy:
-        return registry.fetch(champion, Path(copy)), champion.number
-
-
-def reserve(port: int) -> socket.socket:
+def reserve(port: int, host: str = HOST) -> socket.socket:
     """Take the port before the model is loaded, so that a taken one is said at once; nobody can connect yet.
 
     Parameters
     ----------
     port
         0 for any free one.
+    host
+        The address to listen at.
 
     Raises
     ------
@@ -57,11 +42,110 @@ def reserve(port: int) -> socket.socket:
     taken = socket.socket(proto=socket.IPPROTO_TCP)
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not to wait for what the last run left open
-        taken.bind((HOST, port))
+        taken.bind((host, port))
     except (OSError, OverflowError) as error:
         taken.close()
         raise InputError(f"port {port} cannot be had ({error}): choose another one with --port") from None
     return taken
+
+
+def prepare(store: Store, folder: Path | None) -> Release:
+    """See to it that the store names a model: the folder's, what it named before, or the registry's champion.
+
+    Parameters
+    ----------
+    store
+        Of this service.
+    folder
+        A model's.
+
+    Raises
+    ------
+    InputError
+        There is no model to serve.
+    """
+    if folder is not None:
+        if not (folder / "model.json").is_file():
+            raise InputError(f"{folder} holds no model: run `make pipeline`")
+        name = folder.resolve().name
+        store.add(name, folder)
+        return store.publish(Release(name, reason=f"--model {folder}"))
+    release = store.read()
+    if release is None:  # in a process of its own: MLflow would stay in this one's memory
+        asked = subprocess.run([sys.executable, "-m", "flight_delays.serving.control", "sync"], check=False)
+        release = store.read()
+        if asked.returncode or release is None:
+            sys.exit(1)
+    return release
+
+
+def count_together(store: Store) -> None:
+    """Let all processes started from here add to the same counts; before any of them imports the metrics.
+
+    Parameters
+    ----------
+    store
+        Its folder of counts is emptied: they are those of the last start.
+    """
+    folder = store.folder / "metrics"
+    for path in folder.glob("*.db"):
+        path.unlink(missing_ok=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+
+
+@contextmanager
+def controller() -> Iterator[None]:
+    """Run the controller beside the service."""
+    process = subprocess.Popen([sys.executable, "-m", "flight_delays.serving.controller"])
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(_SHUTDOWN_SECONDS)
+
+
+def serve(taken: socket.socket, workers: int, words: str) -> None:
+    """Answer requests until a signal comes; what is being answered then is finished.
+
+    Parameters
+    ----------
+    taken
+        Bound, not yet listening.
+    workers
+        How many processes.
+    words
+        Printed once the model is known to be sound.
+
+    Raises
+    ------
+    InputError
+        The model is not.
+    """
+    from flight_delays.serving import app
+    from flight_delays.serving.protocol import Protocol
+
+    checked = app.start()
+    config = uvicorn.Config(
+        checked if workers == 1 else f"{app.__name__}:start",
+        factory=workers > 1,
+        http=Protocol,
+        ws="none",
+        loop="uvloop",
+        workers=workers,
+        backlog=_WAITING,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        timeout_worker_healthcheck=_SHUTDOWN_SECONDS,
+    )
+    taken.listen(_WAITING)
+    print(words, flush=True)
+    if workers == 1:
+        uvicorn.Server(config).run(sockets=[taken])
+    else:
+        Multiprocess(config, sockets=[taken]).run()
 
 
 @report_errors
@@ -73,15 +157,22 @@ def main() -> None:
     )
     parser.add_argument("--model", type=Path, help="a model's folder, such as models/candidate; else the champion")
     parser.add_argument("--port", type=int, default=8000, help="0 takes any free one (default: 8000)")
+    parser.add_argument("--host", default=HOST, help=f"the address to listen at (default: {HOST})")
+    parser.add_argument("--workers", type=int, default=params("serve")["workers"], help="processes that answer")
+    parser.add_argument("--alone", action="store_true", help="without the controller: nothing changes by itself")
     chosen = parser.parse_args()
-    with reserve(chosen.port) as taken:
-        model, version = load(chosen.model)
-        app = create_app(model, version)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
-        place = f"http://{HOST}:{taken.getsockname()[1]}"
-        taken.listen()
-        print(f"serving {model.contract.id} {version} at {place}, try {place}/docs", flush=True)
-        server.run(sockets=[taken])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what is opened here is closed, too
+    with ExitStack() as stack:
+        taken = stack.enter_context(reserve(chosen.port, chosen.host))
+        if chosen.model:
+            os.environ["SERVING_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="serving-"))
+        store = Store()
+        release = prepare(store, chosen.model)
+        count_together(store)
+        if not (chosen.model or chosen.alone):
+            stack.enter_context(controller())
+        place = f"http://{chosen.host}:{taken.getsockname()[1]}"
+        serve(taken, chosen.workers, f"serving version {release.champion} at {place}, try {place}/docs")
 
 
 if __name__ == "__main__":

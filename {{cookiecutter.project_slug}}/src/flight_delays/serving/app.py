@@ -1,37 +1,39 @@
 """How is the model asked over HTTP? Rows in, held against the contract; answers in the target's values out."""
 
-import json
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
+import msgspec
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 
 from flight_delays import features
 from flight_delays.explain import explain
-from flight_delays.features import Floats
 from flight_delays.model import Model
-from flight_delays.serving import door, page
-from flight_delays.serving.door import Violation, violation
+from flight_delays.serving import door, metrics, page
+from flight_delays.serving.guard import API_KEYS, Guard, Keys, Rates
+from flight_delays.serving.log import PredictionLog
+from flight_delays.serving.release import Store
+from flight_delays.serving.roles import MAX_ROWS, Follower, Loaded, Roles, Served
+from flight_delays.serving.service import MAX_LISTED, RefusedError, Service
+from flight_delays.settings import params
 
 MAX_BYTES = 16 * 2**20  # of a request's body
-MAX_ROWS = 10_000  # of a request
-MAX_LISTED = 1_000  # violations in an answer
+_FEW = 64  # rows; more are answered in a thread, so that the others need not wait
+_FEW_BYTES = 64 * 2**10  # of a body, likewise
+_HOUR, _MEGABYTE = 3600, 10**6
 
-
-class _RefusedError(Exception):
-    """A request that is not answered, and why."""
-
-    def __init__(self, status: int, detail: str, violations: list[Violation]) -> None:
-        super().__init__(detail)
-        self.status, self.detail, self.violations = status, detail, violations
+_encode = msgspec.json.Encoder().encode
 
 
 def create_app(model: Model, version: str = "none") -> FastAPI:
-    """Make the service of one model.
+    """Make the service of one model, without a log and open to everybody: for tests and measurements.
 
     Parameters
     ----------
@@ -40,87 +42,164 @@ def create_app(model: Model, version: str = "none") -> FastAPI:
     version
         What the model is called in answers, such as its number in the registry.
     """
-    contract = model.contract
-    named = {"name": contract.id, "version": version}
-    app = FastAPI(title=contract.name, version=version, description=page.describe(contract))
+    return build(Service(Served.of(model, version)))
 
-    @app.exception_handler(_RefusedError)
-    async def refuse(_: Request, refusal: _RefusedError) -> JSONResponse:
+
+def build(service: Service) -> FastAPI:
+    """Make the application; its documentation is that of the champion's contract, as it is now.
+
+    Parameters
+    ----------
+    service
+        Answers.
+    """
+    champion = service.served.now.champion
+    contract = champion.model.contract
+    app = FastAPI(title=contract.name, version=champion.version, description=page.describe(contract))
+
+    @app.exception_handler(RefusedError)
+    async def refuse(_: Request, refusal: RefusedError) -> Response:
         listed = [asdict(entry) for entry in refusal.violations[:MAX_LISTED]]
-        return JSONResponse({"detail": refusal.detail, "violations": listed}, refusal.status)
+        again = {"retry-after": "5"} if refusal.status == 503 else {}
+        return _json({"detail": refusal.detail, "violations": listed}, refusal.status, again)
+
+    _ask(app, service)
+    _tell(app, service)
+    return app
+
+
+def _ask(app: FastAPI, service: Service) -> None:
+    """Add what takes rows."""
+    served = service.served
+    contract = served.now.champion.model.contract
 
     @app.post("/predict", openapi_extra=page.body(contract, MAX_ROWS), responses=page.answers(contract))
-    async def predict(request: Request) -> JSONResponse:
-        """Predict rows."""
-        body = await _body(request)
+    async def predict(request: Request) -> Response:
+        """Predict rows. Requests with the same `X-Sticky-Key` are answered by the same model while one is tried."""
+        start = time.perf_counter()
+        body, roles, name = await _body(request), served.now, _name(request)
+        key = request.headers.get("x-sticky-key", name)
+        if len(body) < _FEW_BYTES:
+            sent = service.read(roles, body)
+        else:
+            sent = await run_in_threadpool(service.read, roles, body)
+        small = len(sent.rows) <= _FEW
+        if small:
+            answer, other = service.predict(roles, sent, name, key)
+        else:
+            answer, other = await run_in_threadpool(service.predict, roles, sent, name, key)
+        metrics.SECONDS.observe(time.perf_counter() - start)
+        response = Response(answer, media_type="application/json")
+        if other:
+            response.background = _Afterwards(service, roles, sent, name, other, small)  # type: ignore[assignment]
+        return response
 
-        def answer() -> JSONResponse:
-            output = model.score(_rows(body, model, MAX_ROWS))
-            if not np.isfinite(output).all():
-                raise _RefusedError(500, "the model gave an output that is not a finite number", [])
-            return JSONResponse({"model": named, "predictions": answers(model, output)})
+    @app.post("/explain", openapi_extra=page.body(contract, 1), responses=page.REFUSALS)
+    async def explain_row(request: Request) -> Response:
+        """Show one row's way through contract, encoding, model and decision, as `make explain` does."""
+        body, roles = await _body(request), served.now
+
+        def answer() -> Response:
+            sent = service.read(roles, body, 1)
+            model = roles.champion.model
+            named = {"name": model.contract.id, "version": roles.champion.version}
+            return _json({"model": named} | explain(model, roles.champion.door.table(sent)))
 
         return await run_in_threadpool(answer)
 
-    @app.post("/explain", openapi_extra=page.body(contract, 1), responses=page.REFUSALS)
-    async def explain_row(request: Request) -> JSONResponse:
-        """Show one row's way through contract, encoding, model and decision, as `make explain` does."""
-        body = await _body(request)
-        steps = await run_in_threadpool(lambda: explain(model, _rows(body, model, 1)))
-        return JSONResponse({"model": named} | steps)
+
+def _tell(app: FastAPI, service: Service) -> None:
+    """Add what says something of the service."""
+    served = service.served
 
     @app.get("/model")
     def describe() -> dict[str, Any]:
-        """Say which model answers, and what it asks for."""
-        return named | {
-            "task": contract.task,
-            "target": contract.target.name,
-            "classes": list(contract.classes),
-            "threshold": model.threshold if contract.task == "binary" else None,
-            "columns": {column.name: door.rules(column) for column in contract.features},
-            "features": [feature.name for feature in features.features(contract)],
-            "contract": contract.digest,
+        """Say which model answers, and how."""
+        now = served.now.champion
+        asked = now.model.contract
+        return {"name": asked.id, "version": now.version} | {
+            "task": asked.task,
+            "target": asked.target.name,
+            "classes": list(asked.classes),
+            "threshold": now.model.threshold if asked.task == "binary" else None,
+            "columns": {column.name: door.rules(column) for column in asked.features},
+            "features": [feature.name for feature in features.features(asked)],
+            "contract": asked.digest,
         }
+
+    @app.get("/contract")
+    def ask() -> dict[str, Any]:
+        """Say what each column of a request must be, and what happens to one that is not."""
+        return page.contract(served.now.champion.model.contract)
+
+    @app.get("/release")
+    def released() -> dict[str, Any]:
+        """Say what is served: since when, by whom, why, from which commit and data; and what was decided before."""
+        now = served.now
+        past = service.store.past("decision") if service.store else []
+        return {"release": asdict(now.release), "loaded": served.loaded(), "decisions": past}
 
     @app.get("/example")
     def example() -> dict[str, Any]:
         """Give a request that can be sent to `/predict` and `/explain`, made up from the contract."""
-        return page.example(contract)
+        return page.example(served.now.champion.model.contract)
+
+    @app.get("/metrics")
+    def count() -> Response:
+        """Give the counts of all workers, for Prometheus."""
+        return Response(metrics.page(), headers={"content-type": metrics.CONTENT_TYPE})
 
     @app.get("/health/live")
-    def live() -> dict[str, str]:
+    async def live() -> dict[str, str]:
         """Say that the process runs."""
         return {"status": "alive"}
 
     @app.get("/health/ready")
-    def ready() -> dict[str, Any]:
+    async def ready() -> dict[str, Any]:
         """Say that requests are answered."""
-        return {"status": "ready", "model": named}
+        now = served.now.champion
+        return {"status": "ready", "model": {"name": now.model.contract.id, "version": now.version}}
 
-    return app
+
+def start() -> Guard:
+    """Make the application of a worker, which follows the store."""
+    store, chosen = Store(), params("serve")
+    kept = chosen["log"]
+    log = PredictionLog(store.predictions, max_bytes=kept["megabytes"] * _MEGABYTE, max_seconds=kept["hours"] * _HOUR)
+    follower = Follower(store)
+    service = Service(follower.served, store, log, kept["full_disk"] == "serve")
+    app = build(service)
+    guard = Guard(app, Keys(os.environ.get(API_KEYS, "")), Rates(chosen["requests_per_second"]))
+
+    def changed() -> None:  # another contract has another documentation
+        guard.app = build(service)
+        metrics.say(follower.served, time.time())
+
+    @contextlib.asynccontextmanager
+    async def live(_: FastAPI) -> AsyncIterator[None]:
+        watch = asyncio.create_task(follower.watch(changed))
+        yield
+        watch.cancel()
+        log.close()
+
+    metrics.say(follower.served, time.time())
+    app.router.lifespan_context = live
+    return guard
 
 
-def answers(model: Model, output: Floats) -> list[dict[str, Any]]:
-    """Put predictions into the words of an answer.
+class _Afterwards:
+    """What is done once the answer is on its way."""
 
-    Parameters
-    ----------
-    model
-        Decides.
-    output
-        From `Model.predict`.
-    """
-    decided = [door.plain(value) for value in model.decide(output)]
-    if model.contract.task == "regression":
-        return [{"prediction": value} for value in decided]
-    if model.contract.task == "binary":
-        pairs = zip(decided, output.tolist(), strict=True)
-        return [{"prediction": value, "probability": share} for value, share in pairs]
-    names = [str(name) for name in model.contract.classes]
-    return [
-        {"prediction": value, "probabilities": dict(zip(names, shares, strict=True))}
-        for value, shares in zip(decided, output.tolist(), strict=True)
-    ]
+    def __init__(
+        self, service: Service, roles: Roles, request: door.Request, name: str, other: Loaded, small: bool
+    ) -> None:
+        self._small, self._service, self._arguments = small, service, (roles, request, name, other)
+
+    async def __call__(self) -> None:
+        if self._small:
+            self._service.ask_as_well(*self._arguments)
+        else:
+            await run_in_threadpool(self._service.ask_as_well, *self._arguments)
 
 
 async def _body(request: Request) -> bytes:
@@ -128,26 +207,16 @@ async def _body(request: Request) -> bytes:
     async for chunk in request.stream():
         found += chunk
         if len(found) > MAX_BYTES:
-            raise _RefusedError(
+            raise RefusedError(
                 413, f"the request is larger than {MAX_BYTES // 2**20} MiB: send fewer rows at a time", []
             )
     return bytes(found)
 
 
-def _rows(body: bytes, model: Model, most: int) -> pa.Table:
-    limit = f"1 to {most:,} rows" if most > 1 else "one row"
-    try:
-        sent = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise _refused([violation("rows", limit=limit)], f"the request is not JSON: {error}") from None
-    rows = sent.get("rows") if isinstance(sent, dict) and len(sent) == 1 else None
-    if not isinstance(rows, list) or not 1 <= len(rows) <= most:
-        raise _refused([violation("rows", limit=limit)])
-    table, broken = door.read(rows, model.contract)
-    if broken:
-        raise _refused(broken)
-    return table
+def _name(request: Request) -> str:
+    """Give the request's id; an app without a guard has none."""
+    return str(request.scope.get("state", {}).get("id", "none"))
 
 
-def _refused(violations: list[Violation], detail: str = "") -> _RefusedError:
-    return _RefusedError(422, detail or f"the request breaks the contract in {len(violations):,} places", violations)
+def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(_encode(content), status, headers, "application/json")

@@ -3,13 +3,15 @@
 The rules are those by which the pipeline validates the data, so what could be learned from can also be asked.
 """
 
+import functools
 import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -44,6 +46,22 @@ _KINDS = {
     "timestamp": "timestamp: send it as 2024-12-31T23:59:00",
 }
 _SHOWN = 80  # characters of a value
+ON_VIOLATION, WARN = (
+    "onViolation",
+    "warn",
+)  # a column's custom property: let a value pass that breaks a rule, and count it
+_COUNTABLE = frozenset(MESSAGES) - {"rows", "row", "unknown", "missing", "type", "finite"}
+_PYTHON: dict[str, Any] = {
+    "boolean": bool,
+    "date": date,
+    "integer": int,
+    "number": float,
+    "string": str,
+    "time": time,
+    "timestamp": datetime,
+}
+_BOUNDS = {"minimum": "ge", "maximum": "le", "exclusiveMinimum": "gt", "exclusiveMaximum": "lt"}
+_WORDS = {"integer": _BOUNDS, "number": _BOUNDS, "string": {"minLength": "min_length", "maxLength": "max_length"}}
 
 
 @dataclass(frozen=True)
@@ -98,6 +116,162 @@ def read(rows: list[Any], contract: Contract) -> tuple[pa.Table, list[Violation]
     arrays = [_read_column(column, objects, len(rows), found) for column in contract.features]
     found.sort(key=lambda entry: (entry.row, names.get(entry.column or "", -1)))
     return pa.Table.from_arrays(arrays, schema=contract.schema(contract.features)), found
+
+
+@dataclass(frozen=True)
+class Request:
+    """Rows that keep the contract.
+
+    Attributes
+    ----------
+    rows
+        A tuple of the feature columns' values for each row, as Python has them.
+    json
+        The same as a JSON array of objects, dates and times in ISO 8601.
+    warnings
+        What breaks a rule that the contract only wants counted.
+    """
+
+    rows: list[tuple[Any, ...]]
+    json: bytes
+    warnings: list[Violation]
+
+
+class Door:
+    """Reads the requests of one contract: at once where they keep it, else with every violation by name.
+
+    What `read` says goes. Before it, msgspec tries the same rules in compiled code, made from the contract; what it
+    lets pass is known to be right, and whatever it stops at goes to `read`.
+
+    Parameters
+    ----------
+    contract
+        The model's.
+    most
+        So many rows in a request.
+    """
+
+    def __init__(self, contract: Contract, most: int) -> None:
+        self.contract, self.most = contract, most
+        self._lenient = frozenset(
+            column.name for column in contract.features if column.custom.get(ON_VIOLATION) == WARN
+        )
+        names = [f"c{place}" for place in range(len(contract.features))]
+        kinds = [_typed(column) for column in contract.features]
+        fields = [(name, kind) for name, (kind, _) in zip(names, kinds, strict=True)]
+        named = {name: column.name for name, column in zip(names, contract.features, strict=True)}
+        row = msgspec.defstruct("Row", fields, rename=named, forbid_unknown_fields=True)
+        rows: Any = Annotated[list[row], msgspec.Meta(min_length=1, max_length=most)]  # type: ignore[valid-type]
+        request = msgspec.defstruct("Request", [("rows", rows)], forbid_unknown_fields=True)
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(request).decode
+        self._encode = msgspec.json.Encoder().encode
+        self._left = [
+            (place, test)
+            for place, (column, (_, complete)) in enumerate(zip(contract.features, kinds, strict=True))
+            if not complete
+            for _, _, test in _tests(column)
+        ]
+        self._patterns = [
+            (place, column.options["pattern"])
+            for place, column in enumerate(contract.features)
+            if "pattern" in column.options
+        ]
+
+    def read(self, body: bytes) -> tuple[Request, list[Violation]]:
+        """Read a request's body.
+
+        Parameters
+        ----------
+        body
+            JSON: `{"rows": [{column: value, ...}, ...]}`.
+
+        Returns
+        -------
+        tuple
+            The request, to be used only if there are no violations; and the violations, row by row.
+
+        Raises
+        ------
+        ValueError
+            The body is no JSON.
+        """
+        try:
+            rows = self._decode(body).rows
+            values = [msgspec.structs.astuple(row) for row in rows]
+            encoded = self._encode(rows)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return self._explain(body)
+        return (Request(values, encoded, []), []) if self._passes(values) else self._explain(body)
+
+    def table(self, request: Request) -> pa.Table:
+        """Put rows into an Arrow table in the contract's types.
+
+        Parameters
+        ----------
+        request
+            From `read`.
+        """
+        schema = self.contract.schema(self.contract.features)
+        columns = zip(zip(*request.rows, strict=True), schema, strict=True)
+        return pa.Table.from_arrays([pa.array(values, field.type) for values, field in columns], schema=schema)
+
+    def _passes(self, rows: list[tuple[Any, ...]]) -> bool:
+        for place, test in self._left:
+            for row in rows:
+                value = row[place]
+                if value is not None and (getattr(value, "tzinfo", None) is not None or not test(value)):
+                    return False
+        for place, pattern in self._patterns:
+            for value in {row[place] for row in rows}:
+                if value is not None and not _matches(pattern, value):
+                    return False
+        return True
+
+    def _explain(self, body: bytes) -> tuple[Request, list[Violation]]:
+        sent = json.loads(body)
+        rows = sent.get("rows") if isinstance(sent, dict) and len(sent) == 1 else None
+        if not isinstance(rows, list) or not 1 <= len(rows) <= self.most:
+            limit = f"1 to {self.most:,} rows" if self.most > 1 else "one row"
+            return Request([], b"[]", []), [violation("rows", limit=limit)]
+        table, found = read(rows, self.contract)
+        only_counted = [entry for entry in found if entry.column in self._lenient and entry.rule in _COUNTABLE]
+        if refused := [entry for entry in found if entry not in only_counted]:
+            return Request([], b"[]", only_counted), refused
+        values = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+        return Request(values, msgspec.json.encode(to_json(table, self.contract)), only_counted), []
+
+
+def _typed(column: Column) -> tuple[Any, bool]:
+    """Give a column's type and rules as msgspec knows them, and whether these are all of its rules but the pattern."""
+    kind, words = _PYTHON[column.type], _WORDS.get(column.type, {})
+    asked = {words.get(rule, rule): column.options[rule] for rule in _TESTS if rule in column.options}
+    whole = column.type == "integer"
+    known = {
+        word: limit for word, limit in asked.items() if word in words.values() and (type(limit) is int or not whole)
+    }
+    for inclusive, exclusive in (("ge", "gt"), ("le", "lt")):  # of which it takes one
+        if inclusive in known:
+            known.pop(exclusive, None)
+    complete = known.keys() == asked.keys()
+    if whole:  # of 64 bits
+        known = ({} if "gt" in known else {"ge": -(2**63)}) | ({} if "lt" in known else {"le": 2**63 - 1}) | known
+    if column.values and column.type in {"string", "integer"}:
+        kind, complete = Literal[column.values], not asked
+    elif known:
+        kind, complete = Annotated[kind, msgspec.Meta(**known)], complete and not column.values
+    else:
+        complete = complete and not column.values
+    return (kind if column.required else kind | None), complete
+
+
+def _matches(pattern: str, text: str) -> bool:
+    """Say whether a text matches, by RE2 as in the pipeline: no text makes it slow."""
+    return _kept_match(pattern, text) if len(text) <= _SHOWN else _kept_match.__wrapped__(pattern, text)
+
+
+@functools.lru_cache(maxsize=16_384)  # names and codes come again and again
+def _kept_match(pattern: str, text: str) -> bool:
+    return bool(pc.match_substring_regex(pa.array([text], pa.string()), rf"\A(?:{pattern})\z")[0].as_py())
 
 
 def to_json(table: pa.Table, contract: Contract) -> list[Row]:

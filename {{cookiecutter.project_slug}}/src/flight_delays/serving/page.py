@@ -82,6 +82,22 @@ def body(contract: Contract, most: int) -> Json:
     return {"requestBody": {"required": True, "content": content}}
 
 
+def contract(found: Contract) -> Json:
+    """Say what each column of a request must be, and what happens to one that is not.
+
+    Parameters
+    ----------
+    found
+        The model's contract.
+    """
+    columns = {
+        column.name: door.rules(column)
+        | {"description": column.description, "onViolation": column.custom.get(door.ON_VIOLATION, "refuse")}
+        for column in found.features
+    }
+    return {"id": found.id, "name": found.name, "digest": found.digest, "columns": columns}
+
+
 def answers(contract: Contract) -> dict[int | str, Json]:
     """Describe the answers of `/predict`.
 

@@ -1,0 +1,201 @@
+"""Who may ask, how often, and what leaves the house? Keys, rates, request ids, safe headers, no inner words."""
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+import re
+import secrets
+import time
+import traceback
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from flight_delays.errors import InputError
+from flight_delays.serving import metrics
+from flight_delays.settings import tier
+
+API_KEYS = "API_KEYS"
+_OPEN = ("/health/live", "/health/ready")
+_PATHS = ("/predict", "/explain", "/model", "/contract", "/release", "/example", "/metrics", *_OPEN)
+_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,64}")
+_HEADERS = [
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+]
+_MOST_CLIENTS = 10_000  # of which it is remembered how often they asked
+_log = logging.getLogger(__name__)
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+
+class Keys:
+    """The keys that open the service; without any, it is open, which only development allows.
+
+    Parameters
+    ----------
+    text
+        Of the variable `API_KEYS`: `name:hash`, comma-separated, where the hash is the SHA-256 of the key in hex
+        digits. So whoever reads the environment has no key.
+
+    Raises
+    ------
+    InputError
+        The text is none of this kind, or is empty outside of development.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._known: list[tuple[str, bytes]] = []
+        for entry in filter(None, (part.strip() for part in text.split(","))):
+            name, _, digits = entry.partition(":")
+            if not name or not re.fullmatch(r"[0-9a-f]{64}", digits):
+                raise InputError(
+                    f"{API_KEYS}: {name[:20]!r} needs the form name:hash, as `make key NAME={name or 'me'}` prints"
+                )
+            self._known.append((name, bytes.fromhex(digits)))
+        if not self._known and tier() == "production":
+            raise InputError(
+                f"TIER=production needs keys in the environment variable {API_KEYS}: `make key NAME=…` makes one"
+            )
+
+    def client(self, key: bytes) -> str | None:
+        """Name whose key this is; `None` if nobody's. All are compared, each in constant time.
+
+        Parameters
+        ----------
+        key
+            As sent.
+        """
+        if not self._known:
+            return ""
+        found, sent = None, hashlib.sha256(key).digest()
+        for name, digest in self._known:
+            if hmac.compare_digest(digest, sent):
+                found = name
+        return found
+
+
+def make_key(name: str) -> tuple[str, str]:
+    """Make a new key: what the client keeps, and what goes into `API_KEYS`.
+
+    Parameters
+    ----------
+    name
+        The client's.
+    """
+    key = secrets.token_urlsafe(32)
+    return key, f"{name}:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+class Rates:
+    """How often each client may ask: so many requests a second on average, as many again at once.
+
+    Parameters
+    ----------
+    most
+        Requests a second; 0 for any number. Each process counts for itself.
+    """
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def allow(self, client: str) -> bool:
+        """Say whether one more request is allowed, and count it.
+
+        Parameters
+        ----------
+        client
+            Its name or address.
+        """
+        if not self._most:
+            return True
+        now = time.monotonic()
+        left, seen = self._left.get(client, (self._most, now))
+        left = min(self._most, left + (now - seen) * self._most)
+        if len(self._left) >= _MOST_CLIENTS and client not in self._left:
+            self._left.pop(next(iter(self._left)))
+        self._left[client] = (left - 1 if left >= 1 else left, now)
+        return left >= 1
+
+
+class Guard:
+    """Stands before the application, as an application itself.
+
+    Parameters
+    ----------
+    app
+        What answers those let in.
+    keys
+        That open it.
+    rates
+        How often.
+    """
+
+    def __init__(self, app: App, keys: Keys, rates: Rates) -> None:
+        self.app, self.keys, self.rates = app, keys, rates
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Let a request in, or say why not."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
+        name = given.decode() if _ID.fullmatch(given) else secrets.token_hex(16)
+        scope.setdefault("state", {})["id"] = name
+        own = [*_HEADERS, (b"x-request-id", name.encode())]
+        path, status = scope["path"], 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *own]
+            await send(message)
+
+        try:
+            if refusal := self._refusal(path, headers, scope):
+                await _say(answer, *refusal)
+            else:
+                await self.app(scope, receive, answer)
+        except Exception as error:
+            _log.error("%s", json.dumps(_fault(error, name, path)))
+            if not status:
+                await _say(answer, 500, "this is a fault of the service, and it is in its log", [])
+        finally:
+            metrics.REQUESTS.labels(path if path in _PATHS else "other", str(status)).inc()
+
+    def _refusal(
+        self, path: str, headers: dict[bytes, bytes], scope: MutableMapping[str, Any]
+    ) -> tuple[int, str, list[tuple[bytes, bytes]]] | None:
+        if path in _OPEN:
+            return None
+        authorization = headers.get(b"authorization", b"")
+        bearer = authorization[7:] if authorization[:7].lower() == b"bearer " else b""
+        client = self.keys.client(headers.get(b"x-api-key") or bearer)
+        if client is None:
+            return 401, "a valid key is needed, as `Authorization: Bearer KEY`", [(b"www-authenticate", b"Bearer")]
+        if not self.rates.allow(client or (scope.get("client") or ("",))[0]):
+            return 429, "too many requests of this client: try again in a moment", [(b"retry-after", b"1")]
+        return None
+
+
+async def _say(send: Send, status: int, detail: str, headers: list[tuple[bytes, bytes]]) -> None:
+    body = json.dumps({"detail": detail}).encode()
+    sized = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": sized})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _fault(error: Exception, name: str, path: str) -> dict[str, Any]:
+    """Say where a fault is, without its words: they may hold what a client sent."""
+    frames = traceback.extract_tb(error.__traceback__)[-8:]
+    where = [f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in frames]  # noqa: PTH119
+    return {"message": "a request failed", "request": name, "path": path, "error": type(error).__name__, "where": where}

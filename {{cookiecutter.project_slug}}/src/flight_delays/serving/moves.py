@@ -1,0 +1,196 @@
+"""How does what is served change? Each move replaces the release at once for all workers, and is written down."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from flight_delays.errors import InputError
+from flight_delays.serving.release import CANARY, SHADOW, Release, Store
+
+_LOOK_SECONDS = 0.02
+
+
+def serve(store: Store, version: str, tags: dict[str, str], reason: str, pending: bool = False) -> Release:
+    """Let a version whose model is in the store answer all requests.
+
+    Parameters
+    ----------
+    store
+        Of the service.
+    version
+        The new champion; the old one becomes `previous`.
+    tags
+        What the registry says of it.
+    reason
+        Why.
+    pending
+        Whether the registry has yet to be told.
+    """
+    with store.locked():
+        now = store.read()
+        before = (now.previous if now.champion == version else now.champion) if now else None
+        commit, data = tags.get("git.commit", "none"), tags.get("data", "none")
+        made = Release(version, previous=before, reason=reason, pending=pending, commit=commit, data=data)
+        return store.publish(made)
+
+
+def challenge(store: Store, version: str, mode: str, share: float, reason: str) -> Release:
+    """Try a version whose model is in the store on a share of the requests.
+
+    Parameters
+    ----------
+    store
+        Of the service.
+    version
+        The challenger.
+    mode
+        `canary` or `shadow`.
+    share
+        Above 0, up to 1.
+    reason
+        Why.
+
+    Raises
+    ------
+    InputError
+        Nothing is served yet, or this cannot be tried.
+    """
+    if mode not in {CANARY, SHADOW}:
+        raise InputError(f"mode {mode!r} is not known: use {CANARY} or {SHADOW}")
+    if not 0 < share <= 1:
+        raise InputError(f"share {share} is none: use a number above 0, up to 1, such as 0.1")
+    with store.locked():
+        now = _now(store)
+        if version == now.champion:
+            raise InputError(f"version {version} is the champion: there is nothing to try")
+        return store.publish(replace(now, challenger=version, mode=mode, share=share, reason=reason))
+
+
+def promote(store: Store, version: str, reason: str, evidence: dict[str, Any] | None = None) -> Release:
+    """Let the challenger answer all requests.
+
+    Parameters
+    ----------
+    store
+        Of the service.
+    version
+        Which must still be the challenger.
+    reason
+        Why.
+    evidence
+        What the decision rests on.
+    """
+    with store.locked():
+        now = _tried(store, version)
+        store.record("decision", _decision("promote", now, reason, evidence))
+        made = replace(
+            now, champion=version, challenger=None, share=0.0, previous=now.champion, reason=reason, pending=True
+        )
+        return store.publish(made)
+
+
+def drop(store: Store, version: str, reason: str, evidence: dict[str, Any] | None = None) -> Release:
+    """Let the champion answer all requests again.
+
+    Parameters
+    ----------
+    store, version, reason, evidence
+        As for `promote`.
+    """
+    with store.locked():
+        now = _tried(store, version)
+        store.record("decision", _decision("roll back", now, reason, evidence))
+        return store.publish(replace(now, challenger=None, share=0.0, reason=reason, pending=True))
+
+
+def back(store: Store, reason: str) -> Release | None:
+    """Go back: from a challenger to the champion alone, else from the champion to the one before.
+
+    Parameters
+    ----------
+    store
+        Of the service.
+    reason
+        Why.
+
+    Returns
+    -------
+    Release or None
+        `None` where the store knows of no champion before this one.
+    """
+    now = _now(store)
+    if now.challenger:
+        return drop(store, now.challenger, reason)
+    with store.locked():
+        now = _now(store)
+        if now.previous is None or not store.model(now.previous).is_dir():
+            return None
+        store.record("decision", _decision("roll back", now, reason, None))
+        then = next((entry for entry in store.past("release", 1000) if entry["champion"] == now.previous), {})
+        commit, data = then.get("commit", "none"), then.get("data", "none")
+        made = Release(now.previous, previous=now.champion, commit=commit, data=data, reason=reason, pending=True)
+        return store.publish(made)
+
+
+def told(store: Store, release: Release) -> None:
+    """Note that the registry knows of a release.
+
+    Parameters
+    ----------
+    store
+        Of the service.
+    release
+        Which may have been followed by another by now; then nothing is noted.
+    """
+    with store.locked():
+        now = store.read()
+        if now and now.id == release.id and now.pending:
+            store.replace(replace(now, pending=False))
+
+
+def wait(store: Store, release: Release, seconds: float) -> int:
+    """Wait until all workers serve a release, and say how many they are.
+
+    Parameters
+    ----------
+    store
+        Of the service.
+    release
+        From another function of this module.
+    seconds
+        At most.
+
+    Raises
+    ------
+    InputError
+        A worker still serves another one, or cannot serve this.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        reports = store.reports()
+        late = [report for report in reports if report["release"] != release.id]
+        if not late:
+            return len(reports)
+        if time.monotonic() > end:
+            why = next((reason for report in late for reason in report["refused"].values()), "it does not answer")
+            raise InputError(f"worker {late[0]['pid']} does not serve version {release.champion}: {why}")
+        time.sleep(_LOOK_SECONDS)
+
+
+def _now(store: Store) -> Release:
+    now = store.read()
+    if now is None:
+        raise InputError("nothing is served here yet: run `make serve` first")
+    return now
+
+
+def _tried(store: Store, version: str) -> Release:
+    now = _now(store)
+    if now.challenger != version:
+        raise InputError(f"version {version} is not the challenger any more: {now.challenger or 'nothing'} is tried")
+    return now
+
+
+def _decision(action: str, now: Release, reason: str, evidence: dict[str, Any] | None) -> dict[str, Any]:
+    named = {"action": action, "champion": now.champion, "challenger": now.challenger, "release": now.id}
+    return named | {"mode": now.mode, "share": now.share, "reason": reason, "evidence": evidence}

@@ -1,0 +1,265 @@
+"""Which model answers? The champion, and for a share of the keys the challenger; exchanged while requests go on."""
+
+import asyncio
+import contextlib
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flight_delays import features, golden, reference
+from flight_delays.errors import InputError
+from flight_delays.features import Floats
+from flight_delays.model import Model
+from flight_delays.reference import Bins
+from flight_delays.serving.door import Door, Request
+from flight_delays.serving.release import Release, Store
+
+MAX_ROWS = 10_000  # of a request
+WATCH_SECONDS = 0.1  # between two looks at what is to be served
+_FEW = 16  # rows; from here on an Arrow table is faster than a row at a time
+_KEYS = 2**32
+
+
+class Loaded:
+    """A model ready to answer: it has answered its golden rows as it did when it was made.
+
+    Parameters
+    ----------
+    version
+        What it is called.
+    model
+        The model.
+    bins, output_bins
+        Over which its features and outputs are counted; none where nothing is counted.
+    """
+
+    def __init__(
+        self, version: str, model: Model, bins: dict[str, Bins] | None = None, output_bins: Bins | None = None
+    ) -> None:
+        self.version, self.model = version, model
+        self.door = Door(model.contract, MAX_ROWS)
+        self.bins, self.output_bins = bins or {}, output_bins
+        self._encode_row = features.row_encoder(model.contract)
+
+    @classmethod
+    def read(cls, version: str, folder: Path) -> "Loaded":
+        """Load a model, and hold it against its golden rows, which warms it up as well.
+
+        Parameters
+        ----------
+        version
+            What it is called.
+        folder
+            The model's.
+
+        Raises
+        ------
+        InputError
+            There is none, or it does not give the answers that it gave when it was made.
+        """
+        model = Model.load(folder)
+        golden.check(model, folder)
+        return cls(version, model, *reference.read(folder))
+
+    def encode(self, request: Request) -> Floats:
+        """Turn rows into numbers, by the one encoding.
+
+        Parameters
+        ----------
+        request
+            Let in by this model's door, or one for the same columns.
+        """
+        if len(request.rows) < _FEW:
+            return np.array([self._encode_row(row) for row in request.rows])
+        return features.encode(self.door.table(request), self.model.contract)
+
+    def score(self, request: Request) -> tuple[Floats, Floats, float]:
+        """Encode and predict.
+
+        Parameters
+        ----------
+        request
+            As for `encode`.
+
+        Returns
+        -------
+        tuple
+            The encoded rows, the output of `Model.predict`, and the milliseconds both took.
+
+        Raises
+        ------
+        UnsoundError
+            An output is not a finite number, or there is not one for each row.
+        """
+        start = time.perf_counter()
+        X = self.encode(request)
+        output = self.model.predict(X)
+        taken = (time.perf_counter() - start) * 1e3
+        if len(output) != len(X) or not np.isfinite(output).all():
+            raise UnsoundError("the model gave an output that is not a finite number")
+        return X, output, taken
+
+
+class UnsoundError(Exception):
+    """A model gave outputs that must not be sent."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Who answers now.
+
+    Attributes
+    ----------
+    release
+        What is served.
+    champion, challenger
+        The models.
+    """
+
+    release: Release
+    champion: Loaded
+    challenger: Loaded | None = None
+
+    def assigned(self, key: str) -> bool:
+        """Whether requests with this key fall into the challenger's share; the same key always does or does not.
+
+        Parameters
+        ----------
+        key
+            Of a request. As the share grows, keys that were in it stay in it.
+        """
+        challenger = self.challenger
+        return (
+            challenger is not None and zlib.crc32(f"{challenger.version}/{key}".encode()) < self.release.share * _KEYS
+        )
+
+
+class Served:
+    """What one process serves.
+
+    Parameters
+    ----------
+    roles
+        Who answers now; replaced as a whole.
+    """
+
+    def __init__(self, roles: Roles) -> None:
+        self.now = roles
+        self.refused: dict[str, str] = {}  # versions that should be served and are not sound, and why
+
+    @classmethod
+    def of(cls, model: Model, version: str) -> "Served":
+        """Serve one model for good, as tests and measurements do."""
+        return cls(Roles(Release(version), Loaded(version, model)))
+
+    def loaded(self) -> dict[str, Any]:
+        """Say what is served, as plain data."""
+        now = self.now
+        challenger = now.challenger.version if now.challenger else None
+        named = {"release": now.release.id, "champion": now.champion.version, "challenger": challenger}
+        return named | {"refused": dict(self.refused)}
+
+
+class Follower:
+    """Keeps what one process serves to what the store says.
+
+    What cannot be loaded is not served: then the last good model goes on.
+
+    Parameters
+    ----------
+    store
+        To follow.
+
+    Raises
+    ------
+    InputError
+        The store names no champion, or one that is not sound.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._seen = self._stamp()
+        release = store.read()
+        if release is None:
+            raise InputError(f"{store.file} is missing: `make serve` writes it from the registry")
+        self.served = Served(Roles(release, Loaded.read(release.champion, store.model(release.champion))))
+        self._take(release, self.served.now.champion)
+
+    def refresh(self) -> bool:
+        """Load what the store names by now, and say whether anything changed."""
+        stamp = self._stamp()
+        if stamp is None or stamp == self._seen:  # none where the disk was taken away: what is loaded goes on
+            return False
+        self._seen = stamp
+        try:
+            release = self.store.read()
+            if release is None:
+                return False
+            champion = self._known(release.champion) or self._read(release.champion)
+        except Exception as error:  # whatever a broken model raises
+            self.served.refused[release.champion if release else "release"] = _line(error)
+            return True
+        self._take(release, champion)
+        return True
+
+    async def watch(self, changed: Callable[[], None]) -> None:
+        """Follow the store until cancelled, and tell it what is loaded.
+
+        Parameters
+        ----------
+        changed
+            Called after each change.
+        """
+        self._report()
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if self._stamp() != self._seen and await asyncio.to_thread(self.refresh):
+                changed()
+                self._report()
+
+    def _take(self, release: Release, champion: Loaded) -> None:
+        """Serve a release; a challenger that is not sound is none, and why is said to whoever looks."""
+        version = release.challenger
+        refused = {name: why for name, why in self.served.refused.items() if name == version}
+        challenger = None
+        if version is not None and version not in refused:
+            try:
+                challenger = self._known(version) or self._read(version)
+                if _asked(challenger) != _asked(champion):
+                    raise InputError("it asks for other columns than the champion, so no request is for both")
+            except Exception as error:  # as in `refresh`
+                refused[version] = _line(error)
+                challenger = None
+        self.served.refused = refused
+        self.served.now = Roles(release, champion, challenger)
+
+    def _known(self, version: str) -> Loaded | None:
+        now = self.served.now
+        return next((one for one in (now.champion, now.challenger) if one and one.version == version), None)
+
+    def _read(self, version: str) -> Loaded:
+        return Loaded.read(version, self.store.model(version))
+
+    def _report(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk keeps nobody from being served
+            self.store.report(self.served.loaded())
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            found = self.store.file.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
+
+def _asked(loaded: Loaded) -> list[tuple[str, str]]:
+    return [(column.name, column.type) for column in loaded.model.contract.features]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

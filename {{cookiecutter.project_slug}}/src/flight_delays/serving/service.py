@@ -124,7 +124,7 @@ class Service:
                 "output": output.tolist(),
                 "ms": taken,
                 "failed": failed,
-                "warnings": len(request.warnings),
+                "warnings": _warnings(first, roles, request),
             }
         )
         self._distributions(first, role).count(X, output, taken)
@@ -153,7 +153,8 @@ class Service:
             metrics.FAILURES.labels(other.version, role, type(error).__name__).inc()
         record = {"kind": "second", "id": name, "at": _now(), "release": roles.release.id, "version": other.version}
         with contextlib.suppress(RefusedError):  # the answer is out, and nobody waits for this
-            self._write(record | {"role": role, "output": output, "ms": taken, "failed": failed})
+            warnings = _warnings(other, roles, request)
+            self._write(record | {"role": role, "output": output, "ms": taken, "failed": failed, "warnings": warnings})
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.log is None:
@@ -176,6 +177,14 @@ class Service:
         for entry in found[:MAX_LISTED]:  # a name that a client made up is not counted under it
             column = entry.column if entry.column in known else "" if entry.column is None else "unknown"
             metrics.VIOLATIONS.labels(column, entry.rule, action).inc()
+
+
+def _warnings(loaded: Loaded, roles: Roles, request: door.Request) -> int:
+    """Count what breaks a model's own contract in rows that the champion's let in."""
+    if loaded.model.contract.digest == roles.champion.model.contract.digest:
+        return len(request.warnings)
+    asked, broken = loaded.door.read(b'{"rows":%s}' % request.json)
+    return len(asked.warnings) + len(broken)
 
 
 def answers(model: Model, output: Floats) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -17,23 +18,26 @@ from flight_delays.errors import InputError
 from flight_delays.ml_test_score.plugin import does_not_apply
 from flight_delays.model import Model, fit, make_estimator
 from flight_delays.monitoring import skew
-from flight_delays.serving import door
+from flight_delays.serving import door, service
 from flight_delays.serving.log import PredictionLog
+from flight_delays.serving.release import STORE, Release, Store
 
-from tests.conftest import Project
+from tests.conftest import ROOT, Project
+from tests.service import ask, serve
 
 Json = dict[str, Any]
 Copy = Callable[[Project], Project]
-STORE = "models/serving"
-REQUESTS = 60
+REQUESTS, SEVERAL = 60, (10, 20, 100)  # of one row, and the sizes of others
 
 
 @pytest.fixture
 def stored(finished_project: Project, copy: Copy) -> Project:
-    """The sample project, with its model in the store as version 1."""
+    """The sample project, whose model is released as version 1."""
     made = copy(finished_project)
     shutil.rmtree(made.path / STORE, ignore_errors=True)
-    shutil.copytree(made.path / "models/candidate", made.path / STORE / "models/1")
+    store = Store(made.path / STORE)
+    store.add("1", made.path / "models/candidate")
+    store.publish(Release("1"))
     return made
 
 
@@ -81,38 +85,77 @@ def served(stored: Project) -> list[Json]:
     return answers(stored, [[row] for row in rows[:REQUESTS]] + [rows[REQUESTS:][:20], rows[REQUESTS:][20:]])
 
 
+@pytest.fixture(scope="session")
+def source() -> Path:
+    """The code that serves."""
+    return ROOT / "src"
+
+
+@pytest.fixture
+def changed() -> Callable[[Project], None]:
+    """What happens between serving and the comparison: nothing."""
+    return lambda _: None
+
+
+@pytest.mark.slow
 @pytest.mark.ml_test("mon-3")
-def test_what_is_served_is_what_the_pipeline_computes(stored: Project, served: list[Json]) -> None:
-    write(stored, served)
+def test_what_is_served_is_what_the_pipeline_computes(
+    stored: Project, source: Path, changed: Callable[[Project], None]
+) -> None:
+    rows = rows_of(stored, REQUESTS + sum(SEVERAL))
+    with serve(stored, "--alone", source=source) as client:
+        for size in (*[1] * REQUESTS, *SEVERAL):
+            ask(client, "/predict", rows[:size])
+            del rows[:size]
+    changed(stored)
     ran = stored.run("python", "-m", skew.__name__)
     if ran.returncode:
         pytest.fail(ran.stderr.strip() or ran.stdout, pytrace=False)
     found = json.loads((stored.path / skew.REPORT).read_text(encoding="utf-8"))
-    assert (found["requests"], found["rows"], found["differences"]) == (len(served), REQUESTS + 30, [])
+    assert (found["requests"], found["rows"]) == (REQUESTS + len(SEVERAL), REQUESTS + sum(SEVERAL))
 
 
-def caught(project: Project, served: list[Json], words: str) -> None:
-    with pytest.raises(pytest.fail.Exception, match=rf"served otherwise than the pipeline computes them.*{words}"):
-        test_what_is_served_is_what_the_pipeline_computes(project, served)
+def plant(tmp_path: Path, module: ModuleType, right: str, wrong: str) -> Path:
+    """Give a copy of the code with a fault in it."""
+    assert module.__file__
+    shutil.copytree(ROOT / "src", tmp_path / "src")
+    path = tmp_path / "src" / Path(module.__file__).relative_to(ROOT / "src")
+    text = path.read_text(encoding="utf-8")
+    assert right in text
+    path.write_text(text.replace(right, wrong), encoding="utf-8")
+    return tmp_path / "src"
+
+
+def caught(words: str) -> Any:
+    return pytest.raises(pytest.fail.Exception, match=rf"are served otherwise than the pipeline computes them.*{words}")
+
+
+def place_of_most_numbers(stored: Project) -> int:
+    rows = pq.read_table(stored.path / "data/test.parquet")
+    return int(np.isfinite(features.encode(rows, stored.contract)).sum(axis=0).argmax())
 
 
 @pytest.mark.sabotage(
     of=test_what_is_served_is_what_the_pipeline_computes,
-    fault="the service computes one feature of one row otherwise",
+    fault="the service encodes a feature of a single row with an offset",
 )
-def test_a_feature_that_is_served_otherwise_is_named(stored: Project, served: list[Json]) -> None:
-    numbers = served[17]["x"][0]
-    numbers[-1] = 0.0 if np.isnan(numbers[-1]) else float(np.nextafter(numbers[-1], np.inf))
-    name = features.features(stored.contract)[-1].name
-    caught(stored, served, f"above all '{re.escape(name)}': version 1, request r17, row 0")
+def test_an_offset_in_the_service_is_named(stored: Project, tmp_path: Path, changed: Callable[[Project], None]) -> None:
+    place = place_of_most_numbers(stored)
+    step = f"(lambda step: (step[0], lambda value: step[1](value) * (1 + 1e-9) + 1e-9))(steps[{place}])"
+    text = Path(features.__file__).read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("    steps = [")]
+    other = plant(tmp_path, features, line, f"{line}\n    steps[{place}] = {step}")
+    name = features.features(stored.contract)[place].name
+    with caught(f"above all '{re.escape(name)}': version 1, request .*, row 0"):
+        test_what_is_served_is_what_the_pipeline_computes(stored, other, changed)
 
 
 @pytest.mark.sabotage(
     of=test_what_is_served_is_what_the_pipeline_computes,
     fault="the order of a column's listed values has changed since the model was trained",
 )
-def test_values_in_another_order_are_named(stored: Project, served: list[Json]) -> None:
-    rows = [row for record in served for row in record["rows"]]
+def test_values_in_another_order_are_named(stored: Project, source: Path) -> None:
+    rows = rows_of(stored, REQUESTS + sum(SEVERAL))
     listed = [
         column.name
         for column in stored.contract.features
@@ -126,21 +169,32 @@ def test_values_in_another_order_are_named(stored: Project, served: list[Json]) 
             if entry["name"] == listed[0]:
                 entry["enum"].append(entry["enum"].pop(0))
 
-    stored.edit(f"{STORE}/models/1/contract.yaml", turn)
-    caught(stored, served, f"above all '{re.escape(listed[0])}'")
+    with caught(f"above all '{re.escape(listed[0])}'"):
+        test_what_is_served_is_what_the_pipeline_computes(
+            stored, source, lambda project: project.edit(f"{STORE}/models/1/contract.yaml", turn)
+        )
 
 
 @pytest.mark.sabotage(
     of=test_what_is_served_is_what_the_pipeline_computes,
-    fault="the service adds an offset to a feature of every row",
+    fault="the service rounds its outputs",
 )
-def test_an_offset_is_named(stored: Project, served: list[Json]) -> None:
-    known = np.isfinite([numbers for record in served for numbers in record["x"]]).sum(axis=0)
-    place = int(known.argmax())
-    for record in served:
-        for numbers in record["x"]:
-            numbers[place] += 1e-9 * max(1, abs(numbers[place]))
-    caught(stored, served, f"above all '{re.escape(features.features(stored.contract)[place].name)}'")
+def test_a_rounded_output_is_named(stored: Project, tmp_path: Path, changed: Callable[[Project], None]) -> None:
+    other = plant(tmp_path, service, '"output": output.tolist(),', '"output": output.astype("float32").tolist(),')
+    with caught("above all 'output"):
+        test_what_is_served_is_what_the_pipeline_computes(stored, other, changed)
+
+
+def test_the_smallest_difference_is_named(stored: Project, served: list[Json]) -> None:
+    numbers = served[17]["x"][0]
+    numbers[-1] = 0.0 if np.isnan(numbers[-1]) else float(np.nextafter(numbers[-1], np.inf))
+    write(stored, served)
+    ran = stored.run("python", "-m", skew.__name__)
+    name = features.features(stored.contract)[-1].name
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
+    assert f"error: 1 of {len(numbers) * (REQUESTS + 30):,} feature values" in ran.stderr
+    assert f"above all {name!r}: version 1, request r17, row 0: served {numbers[-1]}, batch " in ran.stderr
+    assert json.loads((stored.path / skew.REPORT).read_text(encoding="utf-8"))["differences"][0]["column"] == name
 
 
 def test_a_missing_number_equals_a_missing_number(stored: Project) -> None:

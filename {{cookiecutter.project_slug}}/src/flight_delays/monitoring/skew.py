@@ -36,6 +36,7 @@ from flight_delays.features import Floats
 from flight_delays.model import Model
 from flight_delays.serving import door
 from flight_delays.serving.log import Record, read
+from flight_delays.serving.release import STORE
 
 REPORT = Path("reports/skew.json")
 _BATCH_ROWS = 8_192
@@ -292,7 +293,7 @@ def _at_least_one(text: str) -> int:
 @report_errors
 def main() -> None:
     """Run the comparison."""
-    log = Path(os.environ.get("SERVING_DIR") or "models/serving") / "predictions"
+    log = Path(os.environ.get("SERVING_DIR") or STORE) / "predictions"
     parser = argparse.ArgumentParser(
         prog="python -m flight_delays.monitoring.skew",
         description="Compare the served features and outputs with those of the batch path.",

@@ -40,11 +40,16 @@ class Booster:
 
     def __init__(self, path: Path) -> None:
         self._handle = ctypes.c_void_p()
+        self._row: _SingleRow | None = None
         rounds = ctypes.c_int()
         try:
-            _call("BoosterCreateFromModelfile", str(path).encode(), ctypes.byref(rounds), ctypes.byref(self._handle))
-        except RuntimeError as error:
-            raise InputError(f"{path} is no LightGBM model ({error}): train again") from None
+            text = path.read_bytes()
+            _check(text)  # the library itself reads beyond a damaged text, and takes the process with it
+            _call("BoosterLoadModelFromString", text, ctypes.byref(rounds), ctypes.byref(self._handle))
+        except KeyError as error:
+            raise InputError(f"{path} is no LightGBM model (it has no {error.args[0].decode()}): train again") from None
+        except (ArithmeticError, OSError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path} is no sound LightGBM model ({error}): train again") from None
         self.features = self._count("BoosterGetNumFeature")
         self.classes = self._count("BoosterGetNumClasses")
         self._row = _SingleRow(self._handle, self.features, self.classes)
@@ -73,7 +78,7 @@ class Booster:
         """
         if X.ndim != 2 or X.shape[1] != self.features:
             raise ValueError(f"the model has {self.features} features, the rows are of shape {X.shape}")
-        if len(X) == 1 and not raw_score and not pred_contrib:
+        if self._row and len(X) == 1 and not raw_score and not pred_contrib:
             return self._row(X)
         X = np.ascontiguousarray(X, np.float64)
         kind = _CONTRIBUTIONS if pred_contrib else _RAW if raw_score else _NORMAL
@@ -121,8 +126,9 @@ class Booster:
         return found.value
 
     def __del__(self) -> None:
-        if self._handle:
+        if self._row:
             self._row.free()
+        if self._handle:
             _library().LGBM_BoosterFree(self._handle)
 
 
@@ -155,6 +161,59 @@ class _SingleRow:
         _library().LGBM_FastConfigFree(self._ready)
 
 
+def _check(text: bytes) -> None:
+    """Require that a model's text is whole, and that its trees lead from the root to finite leaves."""
+    head = dict(line.partition(b"=")[::2] for line in text.partition(b"\n\n")[0].split(b"\n"))
+    sizes = _integers(head[b"tree_sizes"])
+    features = int(head[b"max_feature_idx"]) + 1
+    start = text.index(b"Tree=0\n" if len(sizes) else b"end of trees")
+    for number, size in enumerate(sizes.tolist()):
+        if not text.startswith(b"Tree=%d\n" % number, start):
+            raise ValueError(f"tree {number} is not where it should be")
+        tree = dict(line.partition(b"=")[::2] for line in text[start : start + size].split(b"\n"))
+        if fault := _tree_fault(tree, features):
+            raise ValueError(f"tree {number}: {fault}")
+        start += size
+    if not text.startswith(b"end of trees", start) or b"\0" in text:
+        raise ValueError("its trees do not end where they should")
+
+
+def _tree_fault(tree: dict[bytes, bytes], features: int) -> str:
+    leaves, categorical = int(tree[b"num_leaves"]), int(tree[b"num_cat"])
+    if not np.isfinite(values := np.array(tree[b"leaf_value"].split(), np.float64)).all() or len(values) != leaves:
+        return "its leaves are not all finite numbers"
+    if leaves == 1:
+        return ""
+    lengths = {name: leaves - (not name.startswith(b"leaf_")) for name in _ARRAYS}
+    if any(len(tree[name].split()) != length for name, length in lengths.items()):
+        return "its splits and leaves are not complete"
+    asked = _integers(tree[b"split_feature"])
+    if asked.min() < 0 or asked.max() >= features:
+        return "it asks for a feature that is not there"
+    for side in (b"left_child", b"right_child"):
+        child = _integers(tree[side])
+        back = (child >= 0) & (child <= np.arange(leaves - 1))
+        if back.any() or (child >= leaves - 1).any() or (~child >= leaves).any():
+            return "a branch leads nowhere"
+    if categorical:
+        chosen = np.array(tree[b"threshold"].split(), np.float64)[_integers(tree[b"decision_type"]) & 1 == 1]
+        bounds, words = _integers(tree[b"cat_boundaries"]), len(tree[b"cat_threshold"].split())
+        sound = (
+            len(bounds) == categorical + 1 and (bounds[0], bounds[-1]) == (0, words) and (np.diff(bounds) >= 0).all()
+        )
+        if not sound or not ((chosen >= 0) & (chosen < categorical)).all():
+            return "its categories are not complete"
+    return ""
+
+
+def _integers(text: bytes) -> NDArray[np.int64]:
+    return np.array(text.split(), np.int64)
+
+
+_ARRAYS = (
+    b"split_feature", b"split_gain", b"threshold", b"decision_type", b"left_child", b"right_child",
+    b"leaf_weight", b"leaf_count", b"internal_value", b"internal_weight", b"internal_count",
+)  # fmt: skip
 _FEW_ROWS = 64
 _LIBRARIES = {".so", ".dylib", ".dll"}
 

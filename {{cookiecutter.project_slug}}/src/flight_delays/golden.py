@@ -51,10 +51,15 @@ def check(model: Model, folder: Path) -> pa.Table:
     path = folder / FILE
     if not path.is_file():
         raise InputError(f"{path} is missing: without it nobody can tell whether the model is sound, train again")
-    stored = pq.read_table(path)
-    row = stored["row"].combine_chunks()
-    rows = pa.Table.from_arrays(row.flatten(), [field.name for field in row.type])
-    expected = np.array(stored["output"].to_pylist())
+    try:
+        stored = pq.ParquetFile(path).read()
+        row = stored["row"].combine_chunks()
+        rows = pa.Table.from_arrays(row.flatten(), [field.name for field in row.type])
+        expected = np.array(stored["output"].to_pylist(), np.float64).reshape(len(row), -1)
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({_line(error)}): train again") from None
+    if not len(row):
+        raise InputError(f"{path} holds no rows: without them nobody can tell whether the model is sound, train again")
     try:
         found = model.score(rows)
     except Exception as error:  # whatever a broken model raises
@@ -66,7 +71,7 @@ def check(model: Model, folder: Path) -> pa.Table:
     if wrong.any():
         place = int(wrong.argmax())
         raise InputError(
-            f"{folder}: {int(wrong.sum())} of {len(wrong)} golden rows are answered otherwise than when the model was "
+            f"{folder}: {int(wrong.sum())} of {len(found)} golden rows are answered otherwise than when the model was "
             f"made, row {place} by {found[place].tolist()} in place of {expected[place].tolist()}: it is not served"
         )
     if len(found) > 1 and (found == found[0]).all() and len({tuple(entry.items()) for entry in row.to_pylist()}) > 1:

@@ -16,6 +16,7 @@ import numpy as np
 
 from flight_delays import features
 from flight_delays.contract import Contract
+from flight_delays.errors import InputError
 from flight_delays.features import Floats
 
 FILE = "reference.json"
@@ -101,13 +102,27 @@ def read(folder: Path) -> tuple[dict[str, Bins], Bins]:
     ----------
     folder
         The model's.
+
+    Raises
+    ------
+    InputError
+        There is no such file, or not one that `write` wrote.
     """
-    stored = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    return {name: _read(entry) for name, entry in stored["features"].items()}, _read(stored["output"])
+    path = folder / FILE
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return {name: _read(entry) for name, entry in stored["features"].items()}, _read(stored["output"])
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: without it drift cannot be seen, train again") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({type(error).__name__}): train again") from None
 
 
 def _read(entry: dict[str, Any]) -> Bins:
-    return Bins(tuple(entry["edges"]), tuple(entry["names"]), tuple(entry["shares"]))
+    bins = Bins(tuple(entry["edges"]), tuple(entry["names"]), tuple(entry["shares"]))
+    if not len(bins.edges) + 2 == len(bins.names) == len(bins.shares):
+        raise ValueError
+    return bins
 
 
 def _categories(feature: features.Feature) -> list[str]:
@@ -119,11 +134,13 @@ def _categories(feature: features.Feature) -> list[str]:
 def _bins(values: Floats, categories: list[str]) -> dict[str, Any]:
     if 0 < len(categories) <= _MOST_CATEGORIES:
         edges = np.arange(1, len(categories)) - 0.5
-        names = categories
+        names = [repr(name) if name == NULL else name for name in categories]  # a word of the data's own
     else:
         known = values[np.isfinite(values)]
         edges = np.unique(np.quantile(known, np.arange(1, _BINS) / _BINS)) if len(known) else np.array([])
         ends = [f"{edge:.6g}" for edge in edges]
+        if len(set(ends)) < len(ends):  # each bin is counted under its name
+            ends = [repr(edge) for edge in edges.tolist()]
         between = [f"{low} to {high}" for low, high in itertools.pairwise(ends)]
         names = [f"below {ends[0]}", *between, f"from {ends[-1]}"] if ends else ["any"]
     bins = Bins(tuple(edges.tolist()), (NULL, *names), ())

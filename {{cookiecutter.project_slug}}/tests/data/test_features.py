@@ -60,6 +60,8 @@ def encoded(content: list[Any], contract: Contract, kind: str, **given: Any) -> 
     table, alone = pa.table({"x": pa.array(content, ARROW_TYPES[kind])}), made_of(contract, column(kind, **given))
     result = features.encode(table, alone)
     np.testing.assert_array_equal(features.encode(table.to_batches()[0], alone), result)
+    encode_row = features.row_encoder(alone)
+    assert np.array([encode_row((value,)) for value in table["x"].to_pylist()]).tobytes() == result.tobytes()
     rows: list[list[float]] = result.tolist()
     return rows
 
@@ -82,8 +84,11 @@ def test_a_row_is_encoded_alike_alone_and_in_any_batch(contract: Contract, data:
     whole = features.encode(batch_of(rows, contract), contract)
     shuffled = features.encode(batch_of([rows[index] for index in order], contract), contract)
     np.testing.assert_array_equal(shuffled, whole[list(order)])
+    encode_row = features.row_encoder(contract)
     for index, row in enumerate(rows):
         np.testing.assert_array_equal(features.encode(batch_of([row], contract), contract)[0], whole[index])
+        alone = encode_row([row[column.name] for column in contract.features])
+        assert np.array(alone).tobytes() == whole[index].tobytes()
 
 
 @MUTATED
@@ -113,8 +118,10 @@ def test_each_kind_of_value_has_its_numbers(contract: Contract) -> None:
     nan = float("nan")
     assert encoded([True, False], contract, "boolean") == [[1.0], [0.0]]
     assert encoded([3, -(2**53), 2**60 + 1], contract, "integer") == [[3.0], [-(2.0**53)], [2.0**60]]
+    assert encoded([3, 1], contract, "integer", values=(3, 1)) == [[3.0], [1.0]]
     assert encoded([1.5], contract, "number") == [[1.5]]
     assert encoded(["b", "a"], contract, "string", values=("a", "b")) == [[1.0], [0.0]]
+    assert encoded(["b", "a"], contract, "string", values=("a", "b", "a")) == [[1.0], [0.0]]
     moment = dt.datetime(2024, 2, 29, 13, 37, tzinfo=None)  # noqa: DTZ001, a Thursday
     assert encoded([moment], contract, "timestamp") == [[13.0, 3.0, 2.0]]
     assert encoded([moment], contract, "timestamp", custom={"parts": ["day", "minute"]}) == [[29.0, 37.0]]
@@ -195,3 +202,13 @@ def test_only_the_features_and_the_target_are_read_from_a_file(
     monkeypatch.setattr(features, "encode", see)
     features.load(tmp_path / "rows.parquet", contract)
     assert seen == [table.schema.names]
+
+
+def test_a_row_is_encoded_by_the_names_of_its_columns(contract: Contract) -> None:
+    kinds = {"when": "timestamp", "price": "number", "label": "string", "at": "time"}
+    columns = [replace(column(kind), name=name) for name, kind in kinds.items()]
+    columns[2] = replace(columns[2], roles=frozenset({"target"}))
+    encode_row = features.row_encoder(made_of(contract, *columns))
+    moment = dt.datetime(2024, 2, 29, 13, 37, tzinfo=None)  # noqa: DTZ001
+    assert encode_row((moment, 2.5, moment.time())) == [13.0, 3.0, 2.0, 2.5, 13.0, 37.0]
+    np.testing.assert_equal(encode_row((None, None, None)), [float("nan")] * 6)

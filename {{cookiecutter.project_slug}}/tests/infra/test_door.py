@@ -9,15 +9,49 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flight_delays.contract import ARROW_TYPES, Column, Contract
 from flight_delays.serving import door, page
+from flight_delays.serving.door import Door
 
 from tests.conftest import Project
 
 Rows = list[dict[str, Any]]
+MOST = 3  # rows of a request
+ISO = ("2024-01-01", "2024-01-01T00:00:00", "12:00:00")
+LIMITS: dict[str, list[Any]] = {
+    "integer": [-(2**63), -1, 0, 3, 2**63 - 1, 2**64, 0.5, 2.5, 1e300],
+    "number": [-(2**63), -1, 0, 0.5, 3, 2**53 + 1, 1e300],
+    "date": ["2024-01-01"],
+    "time": ["12:00:00"],
+    "timestamp": ["2024-01-01T00:00:00", "2024-01-01T00:00:00+01:00"],
+}
+LISTED: dict[str, tuple[Any, ...]] = {
+    "boolean": (True,),
+    "date": ("2024-01-01",),
+    "integer": (1, 5, -7),
+    "number": (0.5, 1, 5),
+    "string": ("a", "é", "", "ABC"),
+    "time": ("12:00:00",),
+    "timestamp": ("2024-01-01T00:00:00",),
+}
+TOKENS = [
+    "null", "true", "false", "0", "-0", "-0.0", "1", "5", "5.0", "5e0", "0.5", "-7", "1e999", "-1e999", "1e300",
+    "1e-400", "NaN", "Infinity", "-Infinity", "01", "1.", ".5", "+1",
+    *(str(number) for number in (2**53 + 1, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64, 10**400)),
+    "9" * 5000, "", "[]", "{}", "[1]", '{"x": 1}', "[" * 2000, "nul", "5 5",
+    *(json.dumps(text) for text in ("", "a", "aa", "ABC", "ABC\n", "abcd", "é", "\0", "5", "true", "\U0001f600")),
+    '"\x01"', '"a\n"', '"', "'a'", '"\\ud800"', '"\\udc00\\ud800"', '"\\ud83d\\ude00"', '"\\x"', "\ud800",
+    *(f'"{text}"' for text in (
+        *ISO, "20240101", "2024-W01-1", "2024-1-1", "2024-02-30", "0000-01-01", "2024-01-01T00", "2024-01-01t00:00:00z",
+        "2024-01-01 00:00:00", "2024-01-01T00:00:00Z", "2024-01-01T00:00:00+02:00", "2024-01-01T00:00:00+24:00",
+        "0001-01-01T00:00:00+02:00", "9999-12-31T23:59:59-02:00", "2024-01-01T00:00:00.5", "2024-01-01T00:00:00,5",
+        "2024-01-01T00:00:00.1234565", "9999-12-31T23:59:59.9999999", "2024-01-01T24:00:00", "2024-01-01T23:59:60",
+        "12:00", "12", "120000", "12:00:00.123456789", "23:59:59.9999999", "12:00:00Z", "12:00:00+01:00", "12:00:60",
+    )),
+]  # fmt: skip
 WRONG = {"string": 5, "integer": True}  # of another type than this; for all others, text
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "boolean": st.booleans(),
@@ -33,6 +67,94 @@ ANY_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=5,
 )
+
+
+@st.composite
+def contracts(draw: st.DrawFn, contract: Contract, names: tuple[str, ...]) -> Contract:
+    """Draw a contract of columns of any type with any rules."""
+
+    def column(name: str) -> Column:
+        kind = draw(st.sampled_from(list(ARROW_TYPES)))
+        some: dict[str, st.SearchStrategy[Any]] = {}
+        if kind == "string":
+            some = dict.fromkeys(("minLength", "maxLength"), st.integers(0, 3))
+            some["pattern"] = st.sampled_from(["a+", "^[A-Z]{3}$", "a|ab", "(?s).*", "é"])
+        elif kind in LIMITS:
+            some = dict.fromkeys(("minimum", "maximum"), st.sampled_from(LIMITS[kind]))
+            some |= dict.fromkeys(("exclusiveMinimum", "exclusiveMaximum"), st.sampled_from(LIMITS[kind]))
+        options = draw(st.fixed_dictionaries({}, optional=some))
+        values = draw(st.sampled_from([(), (), LISTED[kind]]))
+        given = {"required": draw(st.booleans()), "options": options, "values": values}
+        return replace(of_one(contract, kind, **given).columns[0], name=name)
+
+    return replace(contract, columns=tuple(map(column, names)))
+
+
+@st.composite
+def bodies(draw: st.DrawFn, contract: Contract) -> bytes:
+    """Draw what a client may send: healthy rows, and whatever else."""
+
+    def value(column: Column) -> str:
+        healthy = VALUES[column.type] | st.sampled_from(column.values or (None,))
+        made = healthy.map(lambda one: json.dumps(door.plain(one), ensure_ascii=False))
+        return draw(made if draw(st.booleans()) else st.sampled_from(TOKENS))
+
+    def row() -> str:
+        pairs = [(column.name, value(column)) for column in contract.features]
+        match draw(st.integers(0, 20)):
+            case 0:
+                return draw(st.sampled_from(TOKENS))
+            case 1:
+                pairs = pairs[1:]
+            case 2:
+                pairs += [("stranger", draw(st.sampled_from(TOKENS)))]
+            case 3:
+                pairs += [(contract.features[0].name, value(contract.features[0]))]  # twice
+            case 4:
+                pairs.reverse()
+        return "{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in pairs) + "}"
+
+    rows = (
+        "["
+        + ",".join(row() for _ in range(draw(st.integers(0 if draw(st.integers(0, 9)) == 0 else 1, MOST + 1))))
+        + "]"
+    )
+    forms = ["%s", "[%s]", "%s x", "%s\0", "\ufeff%s", '{"rows": 1, %s'] if draw(st.integers(0, 9)) == 0 else [" %s\n"]
+    text = draw(st.sampled_from(forms)) % f'{{"rows": {rows}}}'
+    return text.encode(draw(st.sampled_from(["utf-8"] * 20 + ["utf-16", "utf-32"])), "surrogatepass")
+
+
+def arbitrated(body: bytes, contract: Contract) -> tuple[Any, list[door.Violation]] | None:
+    """Say what the slow way makes of a body; `None` where it is no JSON."""
+    try:
+        sent = json.loads(body)
+        rows = sent.get("rows") if isinstance(sent, dict) and len(sent) == 1 else None
+        if not isinstance(rows, list) or not 1 <= len(rows) <= MOST:
+            return None, [door.violation("rows", limit=f"1 to {MOST} rows")]
+        return door.read(rows, contract)
+    except (ValueError, RecursionError):
+        return None
+
+
+def agree(body: bytes, contract: Contract) -> None:
+    """Require that both ways agree on acceptance, violations, table, values and JSON."""
+    quick = Door(contract, MOST)
+    meant = arbitrated(body, contract)
+    if meant is None:
+        with pytest.raises((ValueError, RecursionError)):
+            quick.read(body)
+        return
+    table, broken = meant
+    request, found = quick.read(body)
+    assert found == broken
+    if not broken:
+        assert quick.table(request).equals(table)
+        assert request.rows == list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+        assert [[type(value) for value in row] for row in request.rows] == [
+            [type(value) for value in row]
+            for row in zip(*(column.to_pylist() for column in table.columns), strict=True)
+        ]
+        assert door.read(json.loads(request.json), contract)[0].equals(table)
 
 
 @pytest.fixture(scope="module")
@@ -224,3 +346,78 @@ def test_the_example_in_the_documentation_can_be_sent(contract: Contract) -> Non
 def test_the_example_keeps_the_rules_of_any_column(contract: Contract, kind: str, options: dict[str, Any]) -> None:
     one = of_one(contract, kind, options=options, required=True)
     assert door.read(page.example(one)["rows"], one)[1] == []
+
+
+@settings(max_examples=400)
+@given(data=st.data())
+def test_the_quick_way_and_the_slow_one_agree_on_whatever_is_sent(contract: Contract, data: st.DataObject) -> None:
+    asked = data.draw(contracts(contract, ("x", "ein Wört", 'a "b"\\\n') if data.draw(st.booleans()) else ("x", "y")))
+    agree(data.draw(bodies(asked)), asked)
+
+
+@pytest.mark.parametrize("kind", ARROW_TYPES)
+def test_both_ways_agree_on_each_token_under_each_rule_alone(contract: Contract, kind: str) -> None:
+    rules: list[dict[str, Any]] = [
+        {rule: limit} for rule in ("minimum", "exclusiveMaximum") for limit in LIMITS.get(kind, [])
+    ]
+    rules += [{"minimum": limit, "exclusiveMinimum": limit} for limit in LIMITS.get(kind, [])]
+    rules += [{"minLength": 2}, {"maxLength": 1}, {"pattern": "a+"}] if kind == "string" else []
+    chosen: list[dict[str, Any]] = [{"options": options} for options in ({}, *rules)]
+    for given_ in (*chosen, {"values": LISTED[kind]}, {"required": True}):
+        asked = of_one(contract, kind, **given_)
+        for token in TOKENS:
+            agree(f'{{"rows": [{{"x": {token}}}]}}'.encode("utf-8", "surrogatepass"), asked)
+
+
+def test_rows_of_the_data_go_the_quick_way(rows: Rows, contract: Contract, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Door, "_explain")
+    request, broken = Door(contract, 100).read(json.dumps({"rows": rows}).encode())
+    assert (len(request.rows), broken) == (len(rows), [])
+
+
+def test_limits_that_contradict_their_column_are_kept_by_the_slow_way(contract: Contract) -> None:
+    for kind, values in (("string", (1, "a")), ("integer", (1, True)), ("integer", (2**70, 1)), ("integer", (1.0, 2))):
+        asked = of_one(contract, kind, values=values)
+        for token in ("1", '"a"', "true", "2", "2.0", str(2**70)):
+            agree(f'{{"rows": [{{"x": {token}}}]}}'.encode(), asked)
+
+
+def test_of_many_faults_the_first_are_named_soon(contract: Contract) -> None:
+    asked, many = of_one(contract, "integer"), 10_000
+    _, broken = Door(asked, many).read(json.dumps({"rows": [{"x": "a"}] * many}).encode())
+    assert door.ENOUGH <= len(broken) < 2 * door.ENOUGH
+    assert [entry.row for entry in broken] == list(range(len(broken)))
+    _, broken = Door(asked, many).read(json.dumps({"rows": [dict.fromkeys(map(str, range(many)), 1)]}).encode())
+    assert len(broken) == door.ENOUGH + 1
+
+
+def test_a_column_may_let_a_broken_rule_pass_and_count_it_but_no_other_type(contract: Contract) -> None:
+    lenient: dict[str, Any] = {"custom": {door.ON_VIOLATION: door.WARN}, "required": True}
+    asked = of_one(contract, "integer", options={"minimum": 0, "maximum": 9}, **lenient)
+    quick = Door(asked, 1_000)
+    many: Rows = [{"x": 5}] * 400 + [{"x": -1}, {"x": 10}, {"x": None}]
+    request, broken = quick.read(json.dumps({"rows": many}).encode())
+    assert broken == []
+    assert [(entry.row, entry.column, entry.rule) for entry in request.warnings] == [
+        (400, "x", "minimum"),
+        (401, "x", "maximum"),
+        (402, "x", "required"),
+    ]
+    assert [row["x"] for row in json.loads(request.json)] == [row["x"] for row in many]
+    assert quick.table(request)["x"].to_pylist() == [row["x"] for row in many]
+    for value, rule in (("5", "type"), (5.5, "type"), (2**63, "type"), ({}, "type")):
+        request, broken = quick.read(json.dumps({"rows": [{"x": -1}, {"x": value}]}).encode())
+        assert [(entry.row, entry.rule) for entry in broken] == [(1, rule)]
+        assert [entry.rule for entry in request.warnings] == ["minimum"]
+    assert [entry.rule for entry in quick.read(b'{"rows": [{}]}')[1]] == ["missing"]
+    text = of_one(contract, "string", values=("a",), options={"pattern": "a"}, **lenient)
+    request, broken = Door(text, 1).read(b'{"rows": [{"x": "b"}]}')
+    assert (broken, [entry.rule for entry in request.warnings]) == ([], ["values", "pattern"])
+    number = of_one(contract, "number", **lenient)
+    assert [entry.rule for entry in Door(number, 1).read(b'{"rows": [{"x": NaN}]}')[1]] == ["finite"]
+
+
+def test_only_columns_that_say_so_let_a_broken_rule_pass(contract: Contract) -> None:
+    strict = of_one(contract, "integer", options={"minimum": 0}, custom={door.ON_VIOLATION: "refuse"})
+    request, broken = Door(strict, 1).read(b'{"rows": [{"x": -1}]}')
+    assert ([entry.rule for entry in broken], request.warnings) == (["minimum"], [])

@@ -4,10 +4,12 @@ The rules are those by which the pipeline validates the data, so what could be l
 """
 
 import functools
+import itertools
 import json
 import math
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from typing import Annotated, Any, Literal
 
@@ -46,10 +48,11 @@ _KINDS = {
     "timestamp": "timestamp: send it as 2024-12-31T23:59:00",
 }
 _SHOWN = 80  # characters of a value
-ON_VIOLATION, WARN = (
-    "onViolation",
-    "warn",
-)  # a column's custom property: let a value pass that breaks a rule, and count it
+ENOUGH = 1_000  # violations; to find all those of a small body may take seconds
+_BLOCK = 256  # rows read before it is asked whether these are enough
+_TINY = re.compile(rb"\d:\d\d:\d\d\.\d{7}")
+# A column's custom property: let a value pass that breaks a rule, and count it.
+ON_VIOLATION, WARN = "onViolation", "warn"
 _COUNTABLE = frozenset(MESSAGES) - {"rows", "row", "unknown", "missing", "type", "finite"}
 _PYTHON: dict[str, Any] = {
     "boolean": bool,
@@ -112,7 +115,8 @@ def read(rows: list[Any], contract: Contract) -> tuple[pa.Table, list[Violation]
     found = [violation("row", place, value=row) for place, row in enumerate(rows) if not isinstance(row, dict)]
     objects: dict[int, Row] = {place: row for place, row in enumerate(rows) if isinstance(row, dict)}
     for place, row in objects.items():  # of a column that is not asked for, personal or not, no value is repeated
-        found += [violation("unknown", place, name) for name in row if name not in names]
+        unknown = (name for name in row if name not in names)
+        found += [violation("unknown", place, name) for name in itertools.islice(unknown, ENOUGH)]
     arrays = [_read_column(column, objects, len(rows), found) for column in contract.features]
     found.sort(key=lambda entry: (entry.row, names.get(entry.column or "", -1)))
     return pa.Table.from_arrays(arrays, schema=contract.schema(contract.features)), found
@@ -156,15 +160,10 @@ class Door:
         self._lenient = frozenset(
             column.name for column in contract.features if column.custom.get(ON_VIOLATION) == WARN
         )
-        names = [f"c{place}" for place in range(len(contract.features))]
         kinds = [_typed(column) for column in contract.features]
-        fields = [(name, kind) for name, (kind, _) in zip(names, kinds, strict=True)]
-        named = {name: column.name for name, column in zip(names, contract.features, strict=True)}
-        row = msgspec.defstruct("Row", fields, rename=named, forbid_unknown_fields=True)
-        rows: Any = Annotated[list[row], msgspec.Meta(min_length=1, max_length=most)]  # type: ignore[valid-type]
-        request = msgspec.defstruct("Request", [("rows", rows)], forbid_unknown_fields=True)
-        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(request).decode
+        self._decode = _decoder(contract, [kind for kind, _ in kinds], most)
         self._encode = msgspec.json.Encoder().encode
+        self._timed = any(column.type in {"time", "timestamp"} for column in contract.features)
         self._left = [
             (place, test)
             for place, (column, (_, complete)) in enumerate(zip(contract.features, kinds, strict=True))
@@ -188,13 +187,16 @@ class Door:
         Returns
         -------
         tuple
-            The request, to be used only if there are no violations; and the violations, row by row.
+            The request, to be used only if there are no violations; and the violations, row by row: where there are
+            many, those of the first rows.
 
         Raises
         ------
         ValueError
             The body is no JSON.
         """
+        if self._timed and _TINY.search(body):  # what is below a microsecond msgspec rounds, and Python cuts off
+            return self._explain(body)
         try:
             rows = self._decode(body).rows
             values = [msgspec.structs.astuple(row) for row in rows]
@@ -219,7 +221,7 @@ class Door:
         for place, test in self._left:
             for row in rows:
                 value = row[place]
-                if value is not None and (getattr(value, "tzinfo", None) is not None or not test(value)):
+                if value is not None and not test(value):
                     return False
         for place, pattern in self._patterns:
             for value in {row[place] for row in rows}:
@@ -233,35 +235,70 @@ class Door:
         if not isinstance(rows, list) or not 1 <= len(rows) <= self.most:
             limit = f"1 to {self.most:,} rows" if self.most > 1 else "one row"
             return Request([], b"[]", []), [violation("rows", limit=limit)]
-        table, found = read(rows, self.contract)
-        only_counted = [entry for entry in found if entry.column in self._lenient and entry.rule in _COUNTABLE]
-        if refused := [entry for entry in found if entry not in only_counted]:
-            return Request([], b"[]", only_counted), refused
+        tables: list[pa.Table] = []
+        refused: list[Violation] = []
+        counted: list[Violation] = []
+        for first in range(0, len(rows), _BLOCK):
+            table, found = read(rows[first : first + _BLOCK], self.contract)
+            tables.append(table)
+            for entry in found:
+                lenient = entry.column in self._lenient and entry.rule in _COUNTABLE
+                (counted if lenient else refused).append(replace(entry, row=first + (entry.row or 0)))
+            if len(refused) >= ENOUGH:
+                break
+        if refused:
+            return Request([], b"[]", counted), refused
+        table = pa.concat_tables(tables)
         values = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
-        return Request(values, msgspec.json.encode(to_json(table, self.contract)), only_counted), []
+        return Request(values, msgspec.json.encode(to_json(table, self.contract)), counted), []
+
+
+def _decoder(contract: Contract, kinds: list[Any], most: int) -> Callable[[bytes], Any]:
+    names = [f"c{place}" for place in range(len(kinds))]
+    named = {name: column.name for name, column in zip(names, contract.features, strict=True)}
+    try:
+        row = msgspec.defstruct("Row", list(zip(names, kinds, strict=True)), rename=named, forbid_unknown_fields=True)
+        rows: Any = Annotated[list[row], msgspec.Meta(min_length=1, max_length=most)]  # type: ignore[valid-type]
+        request = msgspec.defstruct("Request", [("rows", rows)], forbid_unknown_fields=True)
+        return msgspec.json.Decoder(request).decode
+    except (NotImplementedError, TypeError, ValueError):  # as for a column's name with quotes
+        return _undecided
+
+
+def _undecided(_: bytes) -> Any:
+    raise ValueError
 
 
 def _typed(column: Column) -> tuple[Any, bool]:
     """Give a column's type and rules as msgspec knows them, and whether these are all of its rules but the pattern."""
     kind, words = _PYTHON[column.type], _WORDS.get(column.type, {})
-    asked = {words.get(rule, rule): column.options[rule] for rule in _TESTS if rule in column.options}
-    whole = column.type == "integer"
-    known = {
-        word: limit for word, limit in asked.items() if word in words.values() and (type(limit) is int or not whole)
-    }
+    asked = {rule: column.options[rule] for rule in _TESTS if column.options.get(rule) is not None}
+    known = {words[rule]: limit for rule, limit in asked.items() if rule in words and _exact(limit, column.type)}
     for inclusive, exclusive in (("ge", "gt"), ("le", "lt")):  # of which it takes one
         if inclusive in known:
             known.pop(exclusive, None)
-    complete = known.keys() == asked.keys()
-    if whole:  # of 64 bits
+    complete = len(known) == len(asked)
+    if column.type == "integer":  # of 64 bits
         known = ({} if "gt" in known else {"ge": -(2**63)}) | ({} if "lt" in known else {"le": 2**63 - 1}) | known
-    if column.values and column.type in {"string", "integer"}:
-        kind, complete = Literal[column.values], not asked
-    elif known:
-        kind, complete = Annotated[kind, msgspec.Meta(**known)], complete and not column.values
-    else:
-        complete = complete and not column.values
+    if column.type in {"time", "timestamp"}:  # with an offset there is something to convert, or to refuse
+        known = {"tz": False}
+    if column.values:
+        listed = column.type in {"integer", "string"} and not asked
+        if listed and all(type(value) is kind and _exact(value, column.type) for value in column.values):
+            kind, known = Literal[column.values], {}
+        else:
+            complete = False
+    kind = Annotated[kind, msgspec.Meta(**known)] if known else kind
     return (kind if column.required else kind | None), complete
+
+
+def _exact(limit: Any, kind: str) -> bool:
+    """Whether compiled code, which counts in 64 bits, means the same by a limit as Python."""
+    if kind == "string":
+        return isinstance(limit, str) or (type(limit) is int and 0 <= limit < 2**63)
+    if type(limit) is int:
+        return -(2**63) <= limit < 2**63 and (kind == "integer" or int(float(limit)) == limit)
+    return type(limit) is float and kind == "number" and math.isfinite(limit)
 
 
 def _matches(pattern: str, text: str) -> bool:

@@ -12,6 +12,8 @@ import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from starlette.requests import ClientDisconnect
+
 from flight_delays.errors import InputError
 from flight_delays.serving import metrics
 from flight_delays.settings import tier
@@ -20,7 +22,8 @@ API_KEYS = "API_KEYS"
 _OPEN = ("/health/live", "/health/ready")
 _PATHS = ("/predict", "/explain", "/model", "/contract", "/release", "/example", "/metrics", *_OPEN)
 _ID = re.compile(rb"[A-Za-z0-9_.:-]{1,64}")
-_HEADERS = [
+_GONE = 499  # in counts only: the client went away before it was answered
+HEADERS = [
     (b"cache-control", b"no-store"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
@@ -103,7 +106,7 @@ class Rates:
     """
 
     def __init__(self, most: float) -> None:
-        self._most = most
+        self._most, self._at_once = most, max(most, 1.0)
         self._left: dict[str, tuple[float, float]] = {}
 
     def allow(self, client: str) -> bool:
@@ -117,8 +120,8 @@ class Rates:
         if not self._most:
             return True
         now = time.monotonic()
-        left, seen = self._left.get(client, (self._most, now))
-        left = min(self._most, left + (now - seen) * self._most)
+        left, seen = self._left.get(client, (self._at_once, now))
+        left = min(self._at_once, left + (now - seen) * self._most)
         if len(self._left) >= _MOST_CLIENTS and client not in self._left:
             self._left.pop(next(iter(self._left)))
         self._left[client] = (left - 1 if left >= 1 else left, now)
@@ -150,8 +153,9 @@ class Guard:
         given = headers.get(b"x-request-id", b"")
         name = given.decode() if _ID.fullmatch(given) else secrets.token_hex(16)
         scope.setdefault("state", {})["id"] = name
-        own = [*_HEADERS, (b"x-request-id", name.encode())]
+        own = [*HEADERS, (b"x-request-id", name.encode())]
         path, status = scope["path"], 0
+        label = path if path in _PATHS else "other"  # what a client made up is neither counted nor written down
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -165,12 +169,14 @@ class Guard:
                 await _say(answer, *refusal)
             else:
                 await self.app(scope, receive, answer)
+        except ClientDisconnect:  # nobody is there to be answered
+            status = _GONE
         except Exception as error:
-            _log.error("%s", json.dumps(_fault(error, name, path)))
+            _log.error("%s", json.dumps(_fault(error, name, label)))
             if not status:
                 await _say(answer, 500, "this is a fault of the service, and it is in its log", [])
         finally:
-            metrics.REQUESTS.labels(path if path in _PATHS else "other", str(status)).inc()
+            metrics.REQUESTS.labels(label, str(status)).inc()
 
     def _refusal(
         self, path: str, headers: dict[bytes, bytes], scope: MutableMapping[str, Any]

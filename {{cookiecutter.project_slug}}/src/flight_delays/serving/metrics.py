@@ -5,6 +5,7 @@ any number of workers and replicas.
 """
 
 import os
+import threading
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -64,7 +65,9 @@ class Distributions:
         self._outputs = [OUTPUT_BINS.labels(loaded.version, role, name) for name in names]
         self._collapsed = COLLAPSED.labels(loaded.version)
         self._rows, self._seconds = ROWS.labels(loaded.version, role), PREDICT_SECONDS.labels(loaded.version, role)
-        self._last_output, self._last_row, self._same = b"", b"", 0
+        self._last_output: bytes = b""
+        self._rows_alike: set[bytes] = set()  # different rows in a row that got the last output
+        self._watching = threading.Lock()  # large requests are answered in threads
 
     def count(self, X: Floats, output: Floats, taken: float) -> None:
         """Count the rows of a request.
@@ -89,17 +92,15 @@ class Distributions:
         self._watch_for_collapse(X, output)
 
     def _watch_for_collapse(self, X: Floats, output: Floats) -> None:
-        given, row = output[-1].tobytes(), X[-1].tobytes()
-        if len(X) > 1 and not (output == output[-1]).all():
-            self._same = 0
-        elif given == self._last_output:
-            self._same += len(X) if row != self._last_row else 0
-        else:
-            self._same = len(X)
-        if self._same >= _SAME:
-            self._collapsed.inc()
-            self._same = 0
-        self._last_output, self._last_row = given, row
+        given, alike = output[-1].tobytes(), len(X) == 1 or bool((output == output[-1]).all())
+        with self._watching:
+            if given != self._last_output or not alike:
+                self._last_output = given
+                self._rows_alike.clear()
+            self._rows_alike.update(row.tobytes() for row in (X if alike else X[-1:]))
+            if len(self._rows_alike) >= _SAME:
+                self._rows_alike.clear()
+                self._collapsed.inc()
 
 
 def _count(bins: Bins, counters: list[Counter], values: Floats) -> None:

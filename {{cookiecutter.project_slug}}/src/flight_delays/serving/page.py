@@ -39,8 +39,16 @@ _VIOLATIONS: Json = {
         },
     },
 }
+_DETAIL: Json = {
+    "application/json": {"schema": {"type": "object", "properties": {"detail": {"type": "string"}}}},
+}
 REFUSALS: dict[int | str, Json] = {
-    413: {"description": "The request is too large"},
+    401: {"description": "A valid key is needed, where the service has keys", "content": _DETAIL},
+    408: {"description": "The request did not arrive in time", "content": _DETAIL},
+    413: {"description": "The request is too large", "content": _DETAIL},
+    429: {"description": "Too many requests of this client: try again after `Retry-After` seconds", "content": _DETAIL},
+    500: {"description": "A fault of the service or its model", "content": _DETAIL},
+    503: {"description": "Too many requests at once, or the prediction log cannot be written", "content": _DETAIL},
     422: {
         "description": "The request breaks the contract: each place with its row, column and rule",
         "content": {"application/json": {"schema": _VIOLATIONS}},

@@ -1,30 +1,53 @@
 """What happens before a request is one? Too many are refused at once, and clients that dawdle are let go.
 
-Refusing costs a small part of answering, since no task is made for it: with several times the load that can be carried,
-what is let in is still answered in time.
+Work begins when a request is here as a whole, so a client that sends slowly keeps nobody else waiting; only what is
+larger than the buffer is begun before. Refusing costs a small part of answering, since no task is made for it: with
+several times the load that can be carried, what is let in is still answered in time.
 """
 
 import asyncio
-from typing import Any
+import json
+from collections import deque
+from http import HTTPStatus
+from typing import Any, ClassVar
 
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from flight_delays.serving import metrics
+from flight_delays.serving import guard, metrics
 
 MOST_WAITING = 32  # requests at work or waiting for it in a process: some ten milliseconds of work
+MOST_RECEIVING = MOST_WAITING // 2  # of these, not yet here as a whole
 RECEIVE_SECONDS = 20.0  # from a connection's first moment, or a request's first byte, to its last byte
+SEND_SECONDS = 20.0  # in which a client takes what is more than a buffer of its answer
+MOST_HEAD = 2**16  # bytes of a request before its body
 _NEVER_REFUSED = ("/health/", "/metrics")  # whoever watches must see an overload, and not take it for a death
-_TOO_MANY = b'{"detail":"too many requests at once: try again in a moment"}'
-BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
-    b"cache-control: no-store\r\nx-content-type-options: nosniff\r\ncontent-length: %d\r\n\r\n%s"
-) % (len(_TOO_MANY), _TOO_MANY)
+
+
+def _answer(status: HTTPStatus, detail: str, *headers: tuple[bytes, bytes]) -> bytes:
+    body = json.dumps({"detail": detail}).encode()
+    own = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *guard.HEADERS, *headers]
+    lines = [b"HTTP/1.1 %d %s" % (status, status.phrase.encode()), *(b"%s: %s" % pair for pair in own)]
+    return b"\r\n".join([*lines, b"", body])
+
+
+_CLOSE = (b"connection", b"close")
+BUSY = _answer(
+    HTTPStatus.SERVICE_UNAVAILABLE, "too many requests at once: try again in a moment", (b"retry-after", b"1")
+)
+_LATE = _answer(HTTPStatus.REQUEST_TIMEOUT, "the request did not arrive in time", _CLOSE)
+_LARGE = _answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's head is too large", _CLOSE)
+_WRONG = _answer(HTTPStatus.BAD_REQUEST, "this is not HTTP", _CLOSE)
 
 
 class Protocol(HttpToolsProtocol):
-    """HTTP as uvicorn speaks it, with a limit on requests at once and a time to receive them."""
+    """HTTP as uvicorn speaks it, with limits on requests at once, on their heads, and on the time that clients take."""
 
     _deadline: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+    _held: tuple[RequestResponseCycle, Any] | None = None  # a request that is not begun before it is whole
+    _head = 0  # bytes received of a request whose head is not complete
+    _receiving: ClassVar[set["Protocol"]] = set()  # of this process: those with a request that is begun and not whole
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock: a client that connects wants to say something."""
@@ -32,55 +55,141 @@ class Protocol(HttpToolsProtocol):
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the clocks."""
         self._arrived()
+        self._held = None
+        if self._unread:
+            self._unread.cancel()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, unless it is an endless head; what was no request leaves the connection idle."""
+        super().data_received(data)
+        if self._head:
+            self._head += len(data)
+            if self._head > MOST_HEAD:
+                self._end(_LARGE)
+        else:
+            self._rest()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP; after a part of an answer nothing more is said."""
+        del msg
+        self._end(_WRONG)
 
     def on_message_begin(self) -> None:
         """Start the clock for one request."""
         self._expect()
+        self._head = 1
         super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Begin a request, or hold it until its body is here."""
+        self._head = 0
+        super().on_headers_complete()
+        self.headers = deque(maxlen=0)  # type: ignore[assignment]  # what comes after the body is no header
+
+    def on_body(self, body: bytes) -> None:
+        """Collect a body, and begin a large one."""
+        super().on_body(body)
+        if self._held and len(self.cycle.body) > HIGH_WATER_LIMIT:
+            self._begin(*self._held)
 
     def on_message_complete(self) -> None:
         """Stop the clock: all of the request is here."""
         self._arrived()
         super().on_message_complete()
+        if self._held:
+            self._begin(*self._held)
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or wait for it."""
+        self._receiving.discard(self)
+        super().on_response_complete()
+        if self.transport.is_closing() and self.transport.get_write_buffer_size() and not self._unread:
+            self._unread = self.loop.call_later(SEND_SECONDS, self.transport.abort)
+
+    def pause_writing(self) -> None:
+        """Start the clock for a client that does not read its answer."""
+        super().pause_writing()
+        self._unread = self._unread or self.loop.call_later(SEND_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Stop that clock."""
+        super().resume_writing()
+        if self._unread and not self.transport.is_closing():
+            self._unread.cancel()
+            self._unread = None
 
     def timeout_keep_alive_handler(self) -> None:
-        """Let go of a client that asks for nothing more, and at once of one that does not read its answer."""
-        if self.transport.get_write_buffer_size():
+        """Let go of a client that asks for nothing more; one that still reads a long answer has its own clock."""
+        if self._unread:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        elif self.transport.get_write_buffer_size():
             self.transport.abort()
         else:
             super().timeout_keep_alive_handler()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if len(self.tasks) < MOST_WAITING or cycle.scope["path"].startswith(_NEVER_REFUSED):
+        if cycle.more_body and not cycle.waiting_for_100_continue and len(cycle.body) <= HIGH_WATER_LIMIT:
+            self._held = cycle, app
+        else:
+            self._begin(cycle, app)
+
+    def _begin(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._held = None
+        room = len(self.tasks) < MOST_WAITING and not (cycle.more_body and len(self._receiving) >= MOST_RECEIVING)
+        if room or cycle.scope["path"].startswith(_NEVER_REFUSED):
+            if cycle.more_body:
+                self._receiving.add(self)
             super()._start_asgi_task(cycle, app)
             return
         metrics.OVERLOADED.inc()
         self.transport.write(BUSY)
         cycle.response_complete = True  # what is still to come of this request is passed over
-        if not cycle.keep_alive:
+        self.flow.resume_reading()
+        if not cycle.keep_alive or cycle.scope["method"] == "HEAD":  # to which no body belongs
             self.transport.close()
+        else:  # not at once: thousands of requests may stand in one packet
+            self.loop.call_soon(self.on_response_complete if self.pipeline else self._rest)
+
+    def _rest(self) -> None:
+        """Wait for a next request for a while, if nothing else is waited for."""
+        if self._deadline is None and self.timeout_keep_alive_task is None and self._idle():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _idle(self) -> bool:
+        return (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing()
 
     def _expect(self) -> None:
         self._arrived()
         self._deadline = self.loop.call_later(RECEIVE_SECONDS, self._give_up)
 
     def _arrived(self) -> None:
+        self._receiving.discard(self)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
     def _give_up(self) -> None:
-        """End a connection whose request did not come in time; a request half received is never answered."""
+        """End a connection whose request did not come in time."""
         self._deadline = None
-        if self.cycle is None or self.cycle.response_complete:
-            text = b'{"detail":"the request did not arrive in time"}'
-            self.transport.write(
-                b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
-                b"content-length: %d\r\n\r\n%s" % (len(text), text)
-            )
-            self.transport.close()
-        else:
+        if self.transport.is_closing():
             self.transport.abort()
+        elif self._head or self._held or not self._idle():
+            self._end(_LATE)
+        else:  # nothing was asked, or what is asked has been answered before it was here
+            self.transport.close()
+
+    def _end(self, words: bytes) -> None:
+        """Close the connection, with words where they cannot be taken for a part, or for another request's answer."""
+        self._head, waiting = 0, self._held is None and not self._idle()
+        if waiting and (self.cycle.response_started or self.pipeline or not self.cycle.more_body):
+            self.transport.abort()
+        else:
+            self.transport.write(words)
+            self.transport.close()

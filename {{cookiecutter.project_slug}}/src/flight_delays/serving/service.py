@@ -15,7 +15,7 @@ from flight_delays.serving.metrics import Distributions
 from flight_delays.serving.release import CANARY, Store
 from flight_delays.serving.roles import MAX_ROWS, Loaded, Roles, Served, UnsoundError
 
-MAX_LISTED = 1_000  # violations in an answer
+MAX_LISTED = door.ENOUGH  # violations in an answer
 
 _encode = msgspec.json.Encoder().encode
 
@@ -48,6 +48,7 @@ class Service:
     ) -> None:
         self.served, self.store, self.log, self._without_log = served, store, log, without_log
         self._counters: dict[tuple[str, str], Distributions] = {}
+        self._distributions(served.now.champion, "champion")  # it takes longer than to answer, so not at an answer
 
     def read(self, roles: Roles, body: bytes, most: int = MAX_ROWS) -> door.Request:
         """Let rows in, or refuse them with every violation.
@@ -106,9 +107,11 @@ class Service:
         if role == "champion":
             try:
                 found = first.score(request)
-            except UnsoundError as error:
+            except Exception as error:
                 metrics.FAILURES.labels(first.version, role, type(error).__name__).inc()
-                raise RefusedError(500, str(error), []) from None
+                if isinstance(error, UnsoundError):
+                    raise RefusedError(500, str(error), []) from None
+                raise
         X, output, taken = found
         self._write(
             {
@@ -211,7 +214,8 @@ def answers(model: Model, output: Floats) -> list[dict[str, Any]]:
 
 
 def _refused(violations: list[Violation], detail: str = "") -> RefusedError:
-    return RefusedError(422, detail or f"the request breaks the contract in {len(violations):,} places", violations)
+    places = f"{len(violations):,} places" if len(violations) < door.ENOUGH else f"{door.ENOUGH:,} places or more"
+    return RefusedError(422, detail or f"the request breaks the contract in {places}", violations)
 
 
 def _reason(error: Exception) -> str:

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from flight_delays import baselines
 from flight_delays.assess import values
-from flight_delays.assess.evidence import Evidence
+from flight_delays.assess.evidence import Evidence, count
 from flight_delays.features import Floats
 
 from tests.conftest import Assessment, Project
@@ -79,14 +81,19 @@ def test_a_column_that_repeats_another_is_named_with_its_twin(with_noise: Eviden
     assert any("'copy_of_it': not shown to help: the model does not use it" in line for line in found["problems"])
 
 
-def test_a_feature_beside_which_nothing_helps_is_suspected(with_noise: Evidence) -> None:
+def test_a_feature_beside_which_nothing_helps_is_suspected_if_the_model_knows_nearly_all(with_noise: Evidence) -> None:
     gain = np.random.default_rng(0).normal(size=(len(with_noise.y), len(with_noise.contract.features)))
     gain[:, 0] += 100
     gain[:, 1:] -= 1
-    found = values.judge(with_noise, gain, 0.95)
+    contract, y = with_noise.contract, with_noise.y
+    average = baselines.constant(contract, y, len(y))
+    right = np.eye(len(contract.classes))[y.astype(int)] if contract.task == "multiclass" else y
+    knowing, guessing = (replace(with_noise, output=average + share * (right - average)) for share in (0.9, 0.1))
+    found = values.judge(knowing, gain, 0.95)
     first, noise = found["features"][0]["column"], f"column '{NOISE}': not shown to help"
     assert found["problems"][0].startswith(f"column '{first}': gives 100.0% of all gain")
     assert any(noise in problem for problem in found["problems"])
+    assert not any("of all gain" in problem for problem in values.judge(guessing, gain, 0.95)["problems"])
 
 
 def test_many_features_that_are_not_shown_to_help_are_told_of_in_one_line_first(with_noise: Evidence) -> None:
@@ -98,10 +105,19 @@ def test_many_features_that_are_not_shown_to_help_are_told_of_in_one_line_first(
     evidence = replace(with_noise, model=replace(with_noise.model, contract=contract), X=random.normal(size=shape))
     gain = random.normal(-1, 1, size=shape) - np.arange(5)
     first, *each = values.judge(evidence, gain, 0.95)["problems"]
-    assert first.startswith(f"5 of 5 features are not shown to help on {len(evidence.y):,} test rows: bring more rows")
+    assert first.startswith(f"5 of 5 features are not shown to help on {len(evidence.y):,}")
+    assert " test rows: bring more rows, or drop the tag `feature`" in first
     assert first.endswith(f"the least first: '{NOISE}_4', '{NOISE}_3', '{NOISE}_2', …")
     assert len(each) == 5
     assert "features are not" not in " ".join(values.judge(evidence, np.add(gain, [0, 0, 9, 9, 9]), 0.95)["problems"])
+
+
+def test_rows_are_counted_by_the_rarest_class_where_it_has_few() -> None:
+    fraud: Any = SimpleNamespace(classes=("no", "yes"), target=SimpleNamespace(name="fraud"))
+    amount: Any = SimpleNamespace(classes=())
+    assert count(fraud, np.repeat([0.0, 1.0], [2985, 15])) == "3,000 (only 15 with fraud = yes)"
+    assert count(fraud, np.repeat([0.0, 1.0], 1500)) == "3,000"
+    assert count(amount, np.arange(20.0)) == "20"
 
 
 def test_where_there_is_too_much_to_look_at_fewer_rows_are(with_noise: Evidence) -> None:

@@ -19,6 +19,24 @@ from flight_delays.scores import Score
 from flight_delays.settings import params
 
 _STOPPING = 6
+_FEW = 50  # rows of a class: with fewer, they and not all rows limit what can be told
+
+
+def count(contract: Contract, y: Floats) -> str:
+    """Say how many rows there are, and how few of the rarest class, where that is what counts.
+
+    Parameters
+    ----------
+    contract
+        Names the classes of the target.
+    y
+        The encoded target of the rows.
+    """
+    found = np.bincount(y.astype(int), minlength=len(contract.classes)) if contract.classes else np.array([len(y)])
+    place = int(found.argmin())
+    if found[place] >= min(_FEW, len(y)):
+        return f"{len(y):,}"
+    return f"{len(y):,} (only {found[place]} with {contract.target.name} = {contract.classes[place]})"
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from flight_delays.assess.chance import tidy
-from flight_delays.assess.evidence import Evidence
+from flight_delays.assess.evidence import Evidence, count
 from flight_delays.errors import InputError
 from flight_delays.features import Floats
 from flight_delays.model import Model
@@ -159,7 +159,8 @@ def judge(evidence: Evidence, ladder: Ladder, chosen: dict[str, Any]) -> dict[st
         | _spread("cost", interval(costs[place], drawn_costs[place], chosen["confidence"]))
         for place, name in enumerate(ladder.names)
     ]
-    problem = _problem(score.name, found, chosen["correlation"], len(ladder.truth), rows)
+    seen = f"{count(evidence.contract, ladder.truth)} validation and {rows:,} test rows"
+    problem = _problem(score.name, found, chosen["correlation"], seen)
     return {
         "score": score.name,
         "greater_is_better": score.greater_is_better,
@@ -265,14 +266,14 @@ def _correlation(scores: Floats, costs: Floats) -> float:
     return float(spearmanr(scores, -costs).statistic)
 
 
-def _problem(score: str, found: Interval, bound: float, offline: int, replayed: int) -> str:
+def _problem(score: str, found: Interval, bound: float, seen: str) -> str:
     words = f"rank correlation {found}, surely above {bound} is asked"
     if found.low > bound:
         return ""
     if found.high > bound:
         return (
             f"whether a better {score} means better decisions cannot be told ({words}): "
-            f"{offline:,} validation and {replayed:,} test rows are too few, bring more, or they are not labelled alike"
+            f"{seen} are too few, bring more, or they are not labelled alike"
         )
     return (
         f"a better {score} does not mean better decisions ({words}): look whether validation and test rows are "

@@ -26,7 +26,7 @@ from flight_delays.assess.chance import (
     mean,
     tidy,
 )
-from flight_delays.assess.evidence import Evidence
+from flight_delays.assess.evidence import Evidence, count
 from flight_delays.features import Floats
 from flight_delays.picture import BLUE, GREY, RED
 
@@ -83,8 +83,9 @@ def measure(evidence: Evidence, chosen: dict[str, Any]) -> dict[str, Any]:
     problems = [_problem(entry, name) for entry in ordered if entry["told"] and entry["weak"]]
     problems += [regions.problem(entry) for entry in shown if entry["weak"]]
     if view.advantage().chance_above(0) > 1 - chosen["confidence"]:
-        words = f"the model is not surely better than a constant ({name} {overall.value:.4g}), so no slice can be"
-        problems.insert(0, f"all {len(evidence.y):,} rows: {words}: bring more rows, or features that tell more")
+        sure = f"{name} {overall.value:.4g}, confidence {chosen['confidence']:g}"
+        words = f"the model is not surely better than a constant ({sure}), so no slice can be: bring more rows"
+        problems.insert(0, f"all {count(contract, evidence.y)} rows: {words}, or features that tell more")
     return common | {"overall": tidy(overall.value), "slices": ordered, "regions": shown, "problems": problems}
 
 

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from flight_delays import features, picture, scores
+from flight_delays import baselines, features, picture, scores
 from flight_delays.assess.chance import Estimate, Places, blocks, holm, mean, tidy
-from flight_delays.assess.evidence import Evidence
+from flight_delays.assess.evidence import Evidence, count
 from flight_delays.features import Floats
 from flight_delays.picture import BLUE, GREY, RED
 
 _TWIN = 0.8  # share of a column's spread that another explains, from which they say nearly the same
-_NEARLY_ALL = 0.95  # share of all gain that makes one suspect a leak of the target
+_NEARLY_ALL = 0.95  # share of all gain that makes one suspect a leak of the target,
+_STRONG = 0.5  # if the model also saves so much of a constant's loss: beside noise, a weak feature has all gain as well
 _TWIN_ROWS, _LEAVES, _CANDIDATES = 2_000, 50, 10
 _TREES = 200  # an estimator that is no LightGBM model is taken to be as slow as so many trees
 _FEWEST_REPEATS, _FEWEST_ROWS = 3, 500
@@ -54,9 +55,9 @@ def gains(evidence: Evidence, repeats: int, visits: int, seed: int) -> tuple[Evi
     trees = predictor.num_trees() if hasattr(predictor, "num_trees") else _TREES
     possible = visits // (max(trees, 1) * len(columns))  # rows, each shuffled once
     repeats = min(max(possible // len(evidence.y), _FEWEST_REPEATS), repeats)
-    count = max(possible // repeats, _FEWEST_ROWS)
-    if count < len(evidence.y):
-        evidence = evidence.take(np.linspace(0, len(evidence.y) - 1, count).astype(np.intp))
+    most = max(possible // repeats, _FEWEST_ROWS)
+    if most < len(evidence.y):
+        evidence = evidence.take(np.linspace(0, len(evidence.y) - 1, most).astype(np.intp))
     task, X, y = evidence.contract.task, evidence.X, evidence.y
     before = scores.losses(task, y, evidence.output)
     random = np.random.default_rng(seed)
@@ -122,9 +123,9 @@ def judge(evidence: Evidence, gain: Floats, confidence: float) -> dict[str, Any]
             problems.append(_problem(column.name, entry, margin, twin, evidence))
     useless = sorted(filter(_unexcused, entries), key=lambda entry: entry["gain"] or 0)
     if len(useless) > _MANY:
-        problems.insert(0, _many([entry["column"] for entry in useless], len(columns), len(evidence.y)))
+        problems.insert(0, _many([entry["column"] for entry in useless], len(columns), evidence))
     top = max(entries, key=lambda entry: entry["share"])
-    if problems and top["share"] > _NEARLY_ALL and len(entries) > 1:
+    if problems and top["share"] > _NEARLY_ALL and len(entries) > 1 and _explained(evidence) > _STRONG:
         words = (
             f"gives {top['share']:.1%} of all gain, which leaves nothing to the others: look whether it is known before"
         )
@@ -151,11 +152,18 @@ def _problem(name: str, entry: Estimate, margin: float, twin: str, evidence: Evi
     return f"column {name!r}: not shown to help: {reason}drop its tag `feature` in contract.yaml, or add {excuse}"
 
 
-def _many(names: list[str], columns: int, rows: int) -> str:
+def _explained(evidence: Evidence) -> float:
+    """Give the share of a constant's loss that the model saves; a constant knows the average of these very rows."""
+    task, y = evidence.contract.task, evidence.y
+    constant = scores.losses(task, y, baselines.constant(evidence.contract, y, len(y))).mean()
+    return 1 - float(scores.losses(task, y, evidence.output).mean() / constant) if constant else 0.0
+
+
+def _many(names: list[str], columns: int, evidence: Evidence) -> str:
     """Say in one line what many problems together mean: rows are missing, or the columns say the same."""
-    listed = ", ".join(map(repr, names[:_MANY]))
+    listed, rows = ", ".join(map(repr, names[:_MANY])), count(evidence.contract, evidence.y)
     return (
-        f"{len(names)} of {columns} features are not shown to help on {rows:,} test rows: bring more rows, or drop the "
+        f"{len(names)} of {columns} features are not shown to help on {rows} test rows: bring more rows, or drop the "
         f"tag `feature` in contract.yaml of what the model can do without, the least first: {listed}, …"
     )
 

@@ -164,14 +164,15 @@ class _SingleRow:
 def _check(text: bytes) -> None:
     """Require that a model's text is whole, and that its trees lead from the root to finite leaves."""
     head = dict(line.partition(b"=")[::2] for line in text.partition(b"\n\n")[0].split(b"\n"))
-    sizes = _integers(head[b"tree_sizes"])
+    sizes = [int(size) for size in head[b"tree_sizes"].split()]
     features = int(head[b"max_feature_idx"]) + 1
-    start = text.index(b"Tree=0\n" if len(sizes) else b"end of trees")
-    for number, size in enumerate(sizes.tolist()):
+    start = text.index(b"\n\nTree=0\n" if sizes else b"\n\nend of trees") + 2
+    for number, size in enumerate(sizes):
         if not text.startswith(b"Tree=%d\n" % number, start):
             raise ValueError(f"tree {number} is not where it should be")
-        tree = dict(line.partition(b"=")[::2] for line in text[start : start + size].split(b"\n"))
-        if fault := _tree_fault(tree, features):
+        lines = text[start : start + size].rstrip(b"\n").split(b"\n")
+        tree = dict(line.partition(b"=")[::2] for line in lines)
+        if fault := _tree_fault(tree, features) or ("" if all(b"=" in line for line in lines) else "a line is broken"):
             raise ValueError(f"tree {number}: {fault}")
         start += size
     if not text.startswith(b"end of trees", start) or b"\0" in text:
@@ -179,37 +180,33 @@ def _check(text: bytes) -> None:
 
 
 def _tree_fault(tree: dict[bytes, bytes], features: int) -> str:
+    kinds = {name: np.int64 if name in _WHOLE else np.float64 for name in tree}
+    found: dict[bytes, Any] = {name: np.array(text.split(), kinds[name]) for name, text in tree.items()}
     leaves, categorical = int(tree[b"num_leaves"]), int(tree[b"num_cat"])
-    if not np.isfinite(values := np.array(tree[b"leaf_value"].split(), np.float64)).all() or len(values) != leaves:
+    if len(values := found[b"leaf_value"]) != leaves or not np.isfinite(values).all():
         return "its leaves are not all finite numbers"
     if leaves == 1:
         return ""
-    lengths = {name: leaves - (not name.startswith(b"leaf_")) for name in _ARRAYS}
-    if any(len(tree[name].split()) != length for name, length in lengths.items()):
+    if any(len(found[name]) != leaves - (not name.startswith(b"leaf_")) for name in _ARRAYS):
         return "its splits and leaves are not complete"
-    asked = _integers(tree[b"split_feature"])
-    if asked.min() < 0 or asked.max() >= features:
+    if found[b"split_feature"].min() < 0 or found[b"split_feature"].max() >= features:
         return "it asks for a feature that is not there"
-    for side in (b"left_child", b"right_child"):
-        child = _integers(tree[side])
-        back = (child >= 0) & (child <= np.arange(leaves - 1))
-        if back.any() or (child >= leaves - 1).any() or (~child >= leaves).any():
-            return "a branch leads nowhere"
-    if categorical:
-        chosen = np.array(tree[b"threshold"].split(), np.float64)[_integers(tree[b"decision_type"]) & 1 == 1]
-        bounds, words = _integers(tree[b"cat_boundaries"]), len(tree[b"cat_threshold"].split())
-        sound = (
-            len(bounds) == categorical + 1 and (bounds[0], bounds[-1]) == (0, words) and (np.diff(bounds) >= 0).all()
-        )
-        if not sound or not ((chosen >= 0) & (chosen < categorical)).all():
-            return "its categories are not complete"
+    both = np.concatenate([found[b"left_child"], found[b"right_child"]])  # a split's number, or a leaf's below zero
+    back = (both >= 0) & (both <= np.tile(np.arange(leaves - 1), 2))
+    if back.any() or not np.array_equal(np.sort(both), np.delete(np.arange(-leaves, leaves - 1), leaves)):
+        return "its branches do not lead to each leaf once"
+    chosen = found[b"threshold"][found[b"decision_type"] & 1 == 1]  # of its categories
+    ends, words = found.get(b"cat_boundaries", np.zeros(1)), len(found.get(b"cat_threshold", ()))
+    sound = len(ends) == categorical + 1 and (ends[0], ends[-1]) == (0, words) and (np.diff(ends) >= 0).all()
+    if not sound or not ((chosen >= 0) & (chosen < categorical)).all():
+        return "its categories are not complete"
     return ""
 
 
-def _integers(text: bytes) -> NDArray[np.int64]:
-    return np.array(text.split(), np.int64)
-
-
+_WHOLE = {
+    b"split_feature", b"decision_type", b"left_child", b"right_child", b"leaf_count", b"internal_count",
+    b"cat_boundaries", b"cat_threshold",
+}  # fmt: skip
 _ARRAYS = (
     b"split_feature", b"split_gain", b"threshold", b"decision_type", b"left_child", b"right_child",
     b"leaf_weight", b"leaf_count", b"internal_value", b"internal_weight", b"internal_count",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import mlflow
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -461,17 +462,18 @@ def test_the_registrys_champion_answers_where_no_model_is_named(
     finished_project: Project, copy: Copy, rows: pa.Table, tmp_path: Path
 ) -> None:
     project = copy(finished_project)
+    client = mlflow.MlflowClient(f"sqlite:///{project.path / 'mlflow.db'}")
+    client.set_registered_model_alias(project.contract.id, "champion", "1")  # whatever the gate says of a sample
     write(rows, tmp_path / "rows.csv")
     ran = project.run("python", "-m", batch.__name__, str(tmp_path / "rows.csv"), str(tmp_path / "out.csv"))
     assert ran.returncode == 0, ran.stderr
     assert len(read(tmp_path / "out.csv")["row"]) == rows.num_rows
 
 
-@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(finished_project: Project, rows: pa.Table, tmp_path: Path) -> None:
     measure = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     used = []
-    for times in (15, 300):
+    for times in (10, 200):
         source = tmp_path / f"{times}.parquet"
         with pq.ParquetWriter(source, rows.schema) as writer:
             for _ in range(times):

@@ -50,6 +50,7 @@ _WRITTEN = re.compile(r"\.(parquet|pq|(csv|tsv|jsonl|ndjson)(\.gz)?)$")
 _SOURCES = (
     "contract.py",
     "features.py",
+    "forest.py",
     "model.py",
     "serving/batch.py",
     "serving/door.py",
@@ -227,10 +228,8 @@ def load(folder: Path | None, kept: Path) -> tuple[Model, str]:
         champion = registry.champion()
         if champion is None:
             raise InputError("the registry has no champion yet: run `make pipeline`, or name a folder with --model")
-        model = registry.fetch(champion, kept)
-        (folder,) = (path.parent for path in kept.rglob("model.json"))
-    else:
-        model = Model.load(folder)
+        folder = registry.download(champion, kept)
+    model = Model.load(folder)
     digest = hashlib.sha256()
     for path in [*sorted(folder.glob("model.*")), folder / "contract.yaml"]:
         digest.update(path.read_bytes())

@@ -55,11 +55,12 @@ def check(model: Model, folder: Path) -> pa.Table:
         stored = pq.ParquetFile(path).read()
         row = stored["row"].combine_chunks()
         rows = pa.Table.from_arrays(row.flatten(), [field.name for field in row.type])
-        expected = np.array(stored["output"].to_pylist(), np.float64).reshape(len(row), -1)
+        expected = np.array(stored["output"].to_pylist(), np.float64)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({_line(error)}): train again") from None
     if not len(row):
         raise InputError(f"{path} holds no rows: without them nobody can tell whether the model is sound, train again")
+    expected = expected.reshape(len(row), -1)
     try:
         found = model.score(rows)
     except Exception as error:  # whatever a broken model raises

@@ -20,7 +20,7 @@ from flight_delays.errors import InputError
 from flight_delays.features import Floats
 from flight_delays.model import Model, fit, make_estimator
 from flight_delays.pipeline import train
-from flight_delays.pipeline.register import digest
+from flight_delays.serving.release import digest
 
 from tests.conftest import Project
 

@@ -30,7 +30,7 @@ from flight_delays.pipeline.validate import DATA_DOCS
 from flight_delays.pipeline.validate import REPORT as VALIDATION
 from flight_delays.scores import Interval
 from flight_delays.serving import moves
-from flight_delays.serving.release import Store
+from flight_delays.serving.release import Store, digest
 from flight_delays.settings import PARAMS, params, tier
 from flight_delays.tracking import CHALLENGER, CHAMPION, Registry, Version
 
@@ -117,16 +117,6 @@ def judge(
         if not verdict.passed:
             break
     return verdict
-
-
-def digest(*paths: Path) -> str:
-    """Hash the content of files, one after the other, with SHA-256."""
-    found = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                found.update(block)
-    return found.hexdigest()
 
 
 def _git(*arguments: str) -> str:

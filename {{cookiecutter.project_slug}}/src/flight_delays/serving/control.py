@@ -1,18 +1,21 @@
 """What should be served? Commands for people and for the controller, which also keep registry and service in step."""
 
 import argparse
+import os
 import tempfile
 import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from flight_delays import golden
 from flight_delays.contract import Contract
 from flight_delays.errors import InputError, report_errors
+from flight_delays.model import Model
 from flight_delays.serving import moves
 from flight_delays.serving.guard import make_key
-from flight_delays.serving.release import Release, Store
+from flight_delays.serving.release import Release, Store, digest
 from flight_delays.settings import params
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ WAIT_SECONDS = 20.0  # for the workers
 
 def registry() -> "Registry":
     """Open the registry; MLflow takes seconds to import, so who only changes the release does without."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # else it tries a server that is away for minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     from flight_delays.tracking import Registry
 
     return Registry(Contract.read().id)
@@ -39,7 +44,7 @@ def sync(store: Store) -> Release:
     Raises
     ------
     InputError
-        The registry does not answer or has no champion.
+        The registry does not answer, has no champion or one that is not sound; or what is served changed meanwhile.
     """
     from flight_delays.tracking import CHALLENGER
 
@@ -49,14 +54,19 @@ def sync(store: Store) -> Release:
     if champion is None:
         raise InputError("the registry has no champion yet: run `make pipeline`, or serve a folder with --model")
     release = store.read()
-    if release is None or release.champion != champion.number:
+    if release and release.pending:  # decided since the registry was asked
+        return release
+    if release is None or release.champion != champion.number or not _has(store, champion):
         fetch(store, known, champion)
-        release = moves.serve(store, champion.number, champion.tags, "champion in the registry")
+        _require_sound(store, champion.number)
+        seen = release.id if release else None
+        release = moves.serve(store, champion.number, champion.tags, "champion in the registry", seen=seen)
     if challenger and challenger.number not in {release.challenger, release.champion}:
-        chosen = params("serve")["canary"]
+        kept = params("serve")["canary"]
         fetch(store, known, challenger)
+        why = "challenger in the registry"
         release = moves.challenge(
-            store, challenger.number, chosen["mode"], chosen["share"], "challenger in the registry"
+            store, challenger.number, kept["mode"], kept["share"], why, challenger.tags, release.id
         )
     describe(known, release)
     return release
@@ -77,12 +87,18 @@ def tell(store: Store, known: "Registry") -> None:
     release = store.read()
     if release is None or not release.pending:
         return
+    decided: dict[str, dict[str, Any]] = {}  # by challenger, the newest decision; others may be waiting in the registry
+    for entry in store.past("decision", 20):
+        if entry["challenger"] and entry["challenger"] != release.challenger:
+            decided.setdefault(entry["challenger"], entry)
+    for number, entry in decided.items():
+        if entry["action"] != "promote" and number != release.champion:
+            with suppress(InputError):  # of a registry that is gone
+                known.tag(known.version(number), {"refused.live": entry["reason"][:5000]})
     challenger = known.behind(CHALLENGER)
-    if challenger and challenger.number != release.challenger:
+    if challenger and challenger.number in decided:
         known.demote(CHALLENGER)
-        if challenger.number != release.champion:
-            known.tag(challenger, {"refused.live": release.reason[:5000]})
-    if release.champion.isdecimal():
+    if release.pending != moves.CHALLENGER and release.champion.isdecimal():
         known.promote(known.version(release.champion))
     describe(known, release)
     moves.told(store, release)
@@ -119,7 +135,7 @@ def fetch(store: Store, known: "Registry", version: "Version") -> None:
     version
         Of it.
     """
-    if not store.model(version.number).exists():
+    if not _has(store, version):
         with tempfile.TemporaryDirectory() as folder:
             store.add(version.number, known.download(version, Path(folder)))
 
@@ -147,7 +163,7 @@ def canary(store: Store, number: str, mode: str, share: float) -> Release:
     version = known.version(number)
     known.admit(version, CHALLENGER)
     fetch(store, known, version)
-    release = moves.challenge(store, number, mode, share, f"{mode} of version {number}")
+    release = moves.challenge(store, number, mode, share, f"{mode} of version {number}", version.tags)
     known.promote(version, CHALLENGER)
     describe(known, release)
     return release
@@ -166,11 +182,19 @@ def rollback(store: Store, reason: str) -> None:
     Raises
     ------
     InputError
-        There is nothing to go back to, a worker does not follow, or the registry cannot be told yet.
+        There is nothing to go back to, it is not sound, a worker does not follow, or the registry cannot be told yet.
     """
     start = time.monotonic()
+    former = store.read()
     release = moves.back(store, reason) or _from_registry(store, reason)
-    count = moves.wait(store, release, WAIT_SECONDS)
+    try:
+        count = moves.wait(store, release, WAIT_SECONDS)  # each worker asks the model its golden rows
+        if not count:
+            _require_sound(store, release.champion)
+    except (moves.UnsoundChampionError, _UnsoundError) as error:
+        if former:
+            moves.undo(store, release, former)
+        raise InputError(f"{error}; what was served goes on") from None
     taken = time.monotonic() - start
     who = f"{count} workers switched in {taken:.2f} s" if count else "no worker runs, so from its next start on"
     print(f"version {release.champion} answers all requests: {who}", flush=True)
@@ -193,6 +217,26 @@ def _from_registry(store: Store, reason: str) -> Release:
         raise InputError("no version before this one has passed the gate: there is nothing to go back to")
     fetch(store, known, before)
     return moves.serve(store, before.number, before.tags, reason, pending=True)
+
+
+def _has(store: Store, version: "Version") -> bool:
+    """Whether the store has the model of a version, and not one of that number from a registry that is gone."""
+    folder = store.model(version.number)
+    if not folder.is_dir():
+        return False
+    return version.tags.get("model") in {None, digest(*sorted(folder.iterdir()))}
+
+
+class _UnsoundError(InputError):
+    """A model does not give the answers that it gave when it was made."""
+
+
+def _require_sound(store: Store, number: str) -> None:
+    """Refuse a model that the workers would refuse, before it is named in the release."""
+    try:
+        golden.check(Model.load(store.model(number)), store.model(number))
+    except Exception as error:  # whatever a broken model raises
+        raise _UnsoundError(f"version {number} cannot be served: {' '.join(str(error).split())[:300]}") from None
 
 
 def show(store: Store) -> None:

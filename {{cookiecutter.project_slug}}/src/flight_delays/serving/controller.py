@@ -13,7 +13,7 @@ import time
 from datetime import datetime
 from typing import Any
 
-from flight_delays.errors import InputError, report_errors
+from flight_delays.errors import report_errors
 from flight_delays.model import Model
 from flight_delays.serving import moves
 from flight_delays.serving.evidence import Evidence
@@ -63,12 +63,8 @@ class Trial:
             reason = f"version {self.challenger} cannot be served: {why}"
             moves.drop(self.store, self.challenger, reason, {"refused": why})
             return {"action": "roll back", "reason": reason, "checks": []}
-        records = self._records.new()
-        labels = {(entry["id"], entry["row"]): entry["truth"] for entry in self._labels.new()}
-        if not records and not labels:
-            return None
-        self._evidence.add(records)
-        self._evidence.labels(labels)
+        self._evidence.add(self._records)
+        self._evidence.labels({(entry["id"], entry["row"]): entry["truth"] for entry in self._labels})
         verdict = self._evidence.verdict()
         if verdict.action == "wait":
             return None
@@ -80,8 +76,8 @@ class Trial:
     def _why_refused(self) -> str:
         if self._refused:
             return self._refused
-        reasons = (report["refused"].get(self.challenger) for report in self.store.reports())
-        return next((reason for reason in reasons if reason), "")
+        reports = (report for report in self.store.reports() if report["release"] == self.release.id)
+        return next((why for report in reports if (why := report["refused"].get(self.challenger))), "")
 
 
 class Controller:
@@ -110,12 +106,44 @@ class Controller:
         return self._trial.look()
 
 
-def _in_step(process: subprocess.Popen[bytes] | None) -> subprocess.Popen[bytes] | None:
-    """Start what brings registry and store in step, unless it is still at it."""
-    if process is not None and process.poll() is None:
-        return process
-    command = [sys.executable, "-m", "flight_delays.serving.control", "sync"]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+class Steps:
+    """Brings registry and store in step: now and then, and as soon as something was decided.
+
+    Parameters
+    ----------
+    pause
+        Seconds from one time to the next.
+    """
+
+    def __init__(self, pause: float) -> None:
+        self._pause, self._due = pause, time.monotonic() + pause
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def soon(self) -> None:
+        """Do it as soon as the last time is over."""
+        self._due = 0.0
+
+    def take(self) -> None:
+        """Start if it is time, and say how the last time went."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                return
+            if self._process.returncode:
+                _say("registry and service are not in step", error=_first_line(self._process))
+            self._process = None
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + self._pause
+            command = [sys.executable, "-m", "flight_delays.serving.control", "sync"]
+            self._process = subprocess.Popen(command, stderr=subprocess.PIPE)
+
+
+def _first_line(process: subprocess.Popen[bytes]) -> str:
+    written = process.communicate()[1].decode(errors="replace").strip()
+    return written.split("\n")[-1][:300]
+
+
+def _say(message: str, **more: Any) -> None:
+    print(json.dumps({"message": message, **more}), flush=True)
 
 
 @report_errors
@@ -124,20 +152,20 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     parent = os.getppid()
     store, chosen = Store(), params("serve")
-    controller, syncing = Controller(store, chosen), None
-    pause = chosen["registry_minutes"] * 60
-    due = time.monotonic() + pause
+    controller, steps = Controller(store, chosen), Steps(chosen["registry_minutes"] * 60)
+    release, told = store.read(), ""
+    if release and release.pending:  # decided before the last stop
+        steps.soon()
     while os.getppid() == parent:
         try:
-            decision = controller.look()
-        except (InputError, OSError) as error:  # somebody else moved first, or the disk is away: look again
-            print(json.dumps({"message": "the controller looks again", "error": str(error)[:300]}), flush=True)
-            decision = None
-        if decision:
-            print(json.dumps({"message": "decision", **decision}), flush=True)
-            due = 0.0
-        if time.monotonic() >= due:
-            syncing, due = _in_step(syncing), time.monotonic() + pause
+            if decision := controller.look():
+                _say("decision", **decision)
+                steps.soon()
+        except Exception as error:  # somebody else moved first, the disk is away, a record is strange: look again
+            if (fault := f"{type(error).__name__}: {error}"[:300]) != told:
+                _say("the controller looks again", error=fault)
+            told = fault
+        steps.take()
         time.sleep(_LOOK_SECONDS)
 
 

@@ -5,18 +5,21 @@ The folder that holds it, the store, also holds the models it names, so the serv
     release.json      what is served now, replaced as a whole
     history.jsonl     each release and each decision, one JSON object a line
     models/VERSION/   models, complete or not there
-    workers/PID.json  what each worker has loaded
+    workers/*.json    what each worker has loaded
     predictions/      the prediction log
     metrics/          counts of all workers
 """
 
 import contextlib
 import fcntl
+import filecmp
 import getpass
+import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +31,8 @@ from flight_delays.errors import InputError
 
 STORE = Path("models/serving")
 CANARY, SHADOW = "canary", "shadow"
+REPORT_SECONDS = 5.0  # between two reports of a worker
+_SILENT_SECONDS = 30.0  # after which a worker is taken for dead
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,14 @@ class Release:
         The champion before, to which a rollback goes.
     commit, data
         What the champion was made from: a git commit, and the hash of its data.
+    challenger_commit, challenger_data
+        What the challenger was made from.
     since
         When this began, in UTC.
     by, reason
         Who brought it about, and why.
     pending
-        Whether the registry has yet to be told.
+        What the registry has yet to be told: that there is another `champion`, or of a `challenger`; nothing if empty.
     id
         Of this release.
     """
@@ -65,10 +72,12 @@ class Release:
     previous: str | None = None
     commit: str = "none"
     data: str = "none"
+    challenger_commit: str = "none"
+    challenger_data: str = "none"
     since: str = ""
     by: str = ""
     reason: str = ""
-    pending: bool = False
+    pending: str = ""
     id: str = ""
 
 
@@ -79,6 +88,11 @@ class Store:
     ----------
     folder
         Made where it is missing, closed to other users: it holds rows.
+
+    Raises
+    ------
+    InputError
+        It cannot be made.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -86,7 +100,10 @@ class Store:
         self.file, self.history = self.folder / "release.json", self.folder / "history.jsonl"
         self.predictions, self.workers = self.folder / "predictions", self.folder / "workers"
         for part in (self.folder, self.folder / "models", self.predictions, self.workers, self.folder / "metrics"):
-            part.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                part.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"{part} cannot be made ({error}): name another folder in SERVING_DIR") from None
 
     def read(self) -> Release | None:
         """Give what is served now; `None` where nothing ever was.
@@ -110,7 +127,7 @@ class Store:
         return self.folder / "models" / version
 
     def add(self, version: str, folder: Path) -> None:
-        """Copy a model in, as a whole or not at all.
+        """Copy a model in, as a whole or not at all; another one of this name, of a registry that is gone, makes way.
 
         Parameters
         ----------
@@ -120,12 +137,17 @@ class Store:
             Written by `Model.save`.
         """
         goal = self.model(version)
-        if goal.exists():
+        if _same(goal, folder):
             return
-        with tempfile.TemporaryDirectory(dir=goal.parent) as temporary:
+        with tempfile.TemporaryDirectory(dir=goal.parent, prefix=".") as temporary:
             copy = shutil.copytree(folder, Path(temporary) / "model")
-            with contextlib.suppress(FileExistsError):
+            with contextlib.suppress(FileNotFoundError):
+                goal.rename(Path(temporary) / "old")
+            try:
                 copy.rename(goal)
+            except OSError:  # somebody else was quicker
+                if not _same(goal, folder):
+                    raise
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -195,8 +217,14 @@ class Store:
         if not self.history.exists():
             return []
         with self.history.open(encoding="utf-8", errors="replace") as file:
-            lines = [json.loads(line) for line in file if line.endswith("\n") and f'"kind": "{kind}"' in line]
-        return lines[: -most - 1 : -1]
+            lines = [line for line in file if f'"kind": "{kind}"' in line]
+        found: list[dict[str, Any]] = []
+        for line in reversed(lines):
+            if len(found) == most:
+                break
+            with contextlib.suppress(ValueError):  # a full disk may have torn it
+                found.append(json.loads(line))
+        return found
 
     def report(self, loaded: dict[str, Any]) -> None:
         """Say what this process has loaded, for whoever waits for it.
@@ -206,27 +234,53 @@ class Store:
         loaded
             Plain data; the process's number is added.
         """
-        goal = self.workers / f"{os.getpid()}.json"
+        goal = self.workers / f"{os.uname().nodename}-{os.getpid()}.json"
         handle, name = tempfile.mkstemp(dir=self.workers, prefix=".")
         with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123 (a descriptor)
             json.dump(loaded | {"pid": os.getpid()}, file)
         Path(name).rename(goal)
 
     def reports(self) -> list[dict[str, Any]]:
-        """Give what each worker that is alive has loaded; those of dead ones are removed."""
+        """Give what each worker that is alive has loaded, on any machine; those of dead ones are removed."""
         found = []
         for path in sorted(self.workers.glob("*.json")):
-            if _lives(int(path.stem)):
-                with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError):
+                if _lives(path):
                     found.append(json.loads(path.read_text(encoding="utf-8")))
-            else:
-                path.unlink(missing_ok=True)
+                else:
+                    path.unlink()
         return found
 
 
-def _lives(process: int) -> bool:
+def digest(*paths: Path) -> str:
+    """Hash the content of files, one after the other, with SHA-256."""
+    found = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                found.update(block)
+    return found.hexdigest()
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two models are the same, byte for byte."""
+    if not one.is_dir():
+        return False
+    names = sorted(path.name for path in one.iterdir())
+    if names != sorted(path.name for path in other.iterdir()):
+        return False
+    return filecmp.cmpfiles(one, other, names, shallow=False)[0] == names
+
+
+def _lives(report: Path) -> bool:
+    """Whether the worker behind a report lives: it is not silent, as another process of its number would be."""
+    if time.time() - report.stat().st_mtime > _SILENT_SECONDS:
+        return False
+    machine, _, process = report.stem.rpartition("-")
+    if machine != os.uname().nodename:
+        return True
     try:
-        os.kill(process, 0)
+        os.kill(int(process), 0)
     except ProcessLookupError:
         return False
     except PermissionError:

@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
+import hashlib
 import time
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from flight_delays.features import Floats
 from flight_delays.model import Model
 from flight_delays.reference import Bins
 from flight_delays.serving.door import Door, Request
-from flight_delays.serving.release import Release, Store
+from flight_delays.serving.release import REPORT_SECONDS, Release, Store
 
 MAX_ROWS = 10_000  # of a request
 WATCH_SECONDS = 0.1  # between two looks at what is to be served
@@ -131,12 +131,12 @@ class Roles:
         Parameters
         ----------
         key
-            Of a request. As the share grows, keys that were in it stay in it.
+            Of a request. As the share grows, keys that were in it stay in it; each challenger meets others first.
         """
-        challenger = self.challenger
-        return (
-            challenger is not None and zlib.crc32(f"{challenger.version}/{key}".encode()) < self.release.share * _KEYS
-        )
+        if self.challenger is None:
+            return False
+        drawn = hashlib.blake2b(f"{self.challenger.version}/{key}".encode(), digest_size=4).digest()
+        return int.from_bytes(drawn) < self.release.share * _KEYS
 
 
 class Served:
@@ -168,7 +168,7 @@ class Served:
 class Follower:
     """Keeps what one process serves to what the store says.
 
-    What cannot be loaded is not served: then the last good model goes on.
+    What cannot be loaded is not served: then the last good model goes on, at the start the champion before.
 
     Parameters
     ----------
@@ -178,16 +178,22 @@ class Follower:
     Raises
     ------
     InputError
-        The store names no champion, or one that is not sound.
+        The store names no champion, or none that is sound.
     """
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self._seen = self._stamp()
+        self._places: dict[str, int | None] = {}  # of the folders that were loaded
         release = store.read()
         if release is None:
             raise InputError(f"{store.file} is missing: `make serve` writes it from the registry")
-        self.served = Served(Roles(release, Loaded.read(release.champion, store.model(release.champion))))
+        self._asked = release.id  # to be served last
+        try:
+            self.served = Served(Roles(release, self._read(release.champion)))
+        except Exception as error:  # whatever a broken model raises
+            self.served = self._before(release, error)
+            return
         self._take(release, self.served.now.champion)
 
     def refresh(self) -> bool:
@@ -196,13 +202,15 @@ class Follower:
         if stamp is None or stamp == self._seen:  # none where the disk was taken away: what is loaded goes on
             return False
         self._seen = stamp
+        release = None
         try:
             release = self.store.read()
             if release is None:
                 return False
+            self._asked = release.id
             champion = self._known(release.champion) or self._read(release.champion)
-        except Exception as error:  # whatever a broken model raises
-            self.served.refused[release.champion if release else "release"] = _line(error)
+        except Exception as error:  # as at the start
+            self.served.refused |= {release.champion if release else "release": _line(error)}
             return True
         self._take(release, champion)
         return True
@@ -215,12 +223,24 @@ class Follower:
         changed
             Called after each change.
         """
-        self._report()
+        due = 0.0
         while True:
-            await asyncio.sleep(WATCH_SECONDS)
             if self._stamp() != self._seen and await asyncio.to_thread(self.refresh):
                 changed()
+                due = 0.0
+            if time.monotonic() >= due:
                 self._report()
+                due = time.monotonic() + REPORT_SECONDS
+            await asyncio.sleep(WATCH_SECONDS)
+
+    def _before(self, release: Release, fault: Exception) -> Served:
+        """Serve the champion before the one that is not sound."""
+        if release.previous is None or not self.store.model(release.previous).is_dir():
+            raise fault
+        champion = self._read(release.previous)
+        served = Served(Roles(replace(release, champion=release.previous, challenger=None, id="none"), champion))
+        served.refused = {release.champion: _line(fault)}
+        return served
 
     def _take(self, release: Release, champion: Loaded) -> None:
         """Serve a release; a challenger that is not sound is none, and why is said to whoever looks."""
@@ -240,14 +260,23 @@ class Follower:
 
     def _known(self, version: str) -> Loaded | None:
         now = self.served.now
+        if self._place(version) not in {None, self._places.get(version)}:
+            return None  # a registry that was made anew gives out the same numbers again
         return next((one for one in (now.champion, now.challenger) if one and one.version == version), None)
 
     def _read(self, version: str) -> Loaded:
+        self._places[version] = self._place(version)
         return Loaded.read(version, self.store.model(version))
+
+    def _place(self, version: str) -> int | None:
+        try:
+            return self.store.model(version).stat().st_ino
+        except OSError:
+            return None
 
     def _report(self) -> None:
         with contextlib.suppress(OSError):  # a full disk keeps nobody from being served
-            self.store.report(self.served.loaded())
+            self.store.report(self.served.loaded() | {"asked": self._asked})
 
     def _stamp(self) -> tuple[int, int] | None:
         try:

@@ -5,15 +5,18 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
 
 from flight_delays import serving
+from flight_delays.serving.release import Store
 
 from tests.conftest import Project
 
@@ -31,32 +34,62 @@ def serve(project: Project, *arguments: str, source: Path | None = None) -> Iter
     source
         A folder of source code to run in place of what is installed.
     """
-    environment = dict(os.environ) | ({"PYTHONPATH": str(source)} if source else {})
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    process = subprocess.Popen(
-        [sys.executable, "-m", serving.__name__, "--port", "0", *arguments],
-        cwd=project.path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield from _client(process)
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)
+    with tempfile.TemporaryFile("w+") as complaints:  # a pipe that nobody reads fills up, and then the service stops
+        process = subprocess.Popen(
+            [sys.executable, "-m", serving.__name__, "--port", "0", *arguments],
+            cwd=project.path,
+            env=environment(source),
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
+        )
+        try:
+            yield from _client(process, complaints)
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
 
 
-def _client(process: subprocess.Popen[str]) -> Iterator[httpx.Client]:
+def wait_for_workers(project: Project, count: int) -> None:
+    """Wait until all workers of a project's service are there: requests are taken in before.
+
+    Parameters
+    ----------
+    project
+        Whose service has been started.
+    count
+        Of workers.
+    """
+    store, end = Store(project.path / "models/serving"), time.monotonic() + 60
+    while len(store.reports()) < count:
+        if time.monotonic() > end:
+            pytest.fail(f"{len(store.reports())} of {count} workers have started", pytrace=False)
+        time.sleep(0.05)
+
+
+def environment(source: Path | None = None) -> dict[str, str]:
+    """Give the environment of a service that stands by itself.
+
+    Parameters
+    ----------
+    source
+        As for `serve`.
+    """
+    found = {**os.environ} | ({"PYTHONPATH": str(source)} if source else {})
+    for name in ("MLFLOW_TRACKING_URI", "SERVING_DIR", "API_KEYS", "TIER"):
+        found.pop(name, None)
+    return found
+
+
+def _client(process: subprocess.Popen[str], complaints: IO[str]) -> Iterator[httpx.Client]:
     assert process.stdout
-    assert process.stderr
     for line in process.stdout:
         if found := re.search(r" at (http://[\d.]+:\d+)", line):
             with httpx.Client(base_url=found[1], timeout=60, trust_env=False) as client:
                 yield client
             return
-    pytest.fail(f"the service does not start: {process.stderr.read().strip()}", pytrace=False)
+    complaints.seek(0)
+    pytest.fail(f"the service does not start: {complaints.read().strip()}", pytrace=False)
 
 
 def ask(client: httpx.Client, path: str, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from flight_delays.serving import batch, door
 from flight_delays.serving.sieve import Sieve, Sifted
 from flight_delays.source import connect, open_source
 
-from tests.conftest import MARKER, Project
+from tests.conftest import MARKER, PERSONAL, Project
 
 Copy = Callable[[Project], Project]
 KINDS = ("csv", "csv.gz", "tsv", "jsonl", "jsonl.gz", "parquet")
@@ -118,6 +118,20 @@ def test_a_file_of_each_kind_gets_the_models_own_answers(
     assert MARKER not in (gzip.decompress(output.read_bytes()) if kind.endswith("gz") else output.read_bytes()).decode(
         errors="replace"
     )
+
+
+def test_of_keys_the_personal_ones_are_left_out(model: Model, rows: pa.Table, tmp_path: Path) -> None:
+    public = model.contract.features[0].name
+    keys = {PERSONAL, public}
+    columns = tuple(
+        replace(column, roles=(column.roles - {"key"}) | ({"key"} if column.name in keys else set()))
+        for column in model.contract.columns
+    )
+    keyed = replace(model, contract=replace(model.contract, columns=columns))
+    batch.predict(write(rows, tmp_path / "rows.parquet"), tmp_path / "answers.parquet", keyed, "m")
+    found = pq.read_table(tmp_path / "answers.parquet")
+    assert found[public].to_pylist() == rows[public].to_pylist()
+    assert PERSONAL not in found.column_names
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -473,7 +487,7 @@ def test_the_registrys_champion_answers_where_no_model_is_named(
 def test_memory_does_not_grow_with_the_file(finished_project: Project, rows: pa.Table, tmp_path: Path) -> None:
     measure = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     used = []
-    for times in (10, 200):
+    for times in (10, 300):
         source = tmp_path / f"{times}.parquet"
         with pq.ParquetWriter(source, rows.schema) as writer:
             for _ in range(times):

@@ -270,7 +270,7 @@ def faulty(rows: pa.Table, model: Model, tmp_path: Path) -> tuple[Path, list[dic
     columns = [column for column in model.contract.features if column.type not in {"string", "boolean"}]
     if not columns:
         pytest.skip("every feature is text")
-    name, kind = columns[0].name, door._KINDS[columns[0].type]
+    name, kind = columns[0].name, door.KINDS[columns[0].type]
     places = list(range(5, 3_000, 700))
     texts = rows[name].cast(pa.string()).to_pylist()
     for place in places:

@@ -18,6 +18,7 @@ from flight_delays.explain import explain
 from flight_delays.model import Model
 from flight_delays.serving import door, metrics, page
 from flight_delays.serving.guard import API_KEYS, Guard, Keys, Rates
+from flight_delays.serving.lean import without_pandas
 from flight_delays.serving.log import PredictionLog
 from flight_delays.serving.release import Store
 from flight_delays.serving.roles import MAX_ROWS, Follower, Loaded, Roles, Served
@@ -163,6 +164,7 @@ def _tell(app: FastAPI, service: Service) -> None:
 
 def start() -> Guard:
     """Make the application of a worker, which follows the store."""
+    without_pandas()
     store, chosen = Store(), params("serve")
     kept = chosen["log"]
     log = PredictionLog(store.predictions, max_bytes=kept["megabytes"] * _MEGABYTE, max_seconds=kept["hours"] * _HOUR)

@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
-from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,8 @@ from flight_delays.errors import InputError, report_errors
 from flight_delays.forest import quick
 from flight_delays.model import Model
 from flight_delays.serving.door import Violation
+from flight_delays.serving.lean import without_pandas
+from flight_delays.serving.release import Store
 from flight_delays.serving.sieve import Sieve
 from flight_delays.source import connect, open_source, unreadable
 
@@ -86,14 +87,6 @@ class Done:
             _count(self.refused + other.refused),
             _count(self.warned + other.warned),
         )
-
-
-class _WithoutPandas(MetaPathFinder):
-    """Arrow imports pandas where it can, for a second, only to ask whether it was given something of it."""
-
-    def find_spec(self, fullname: str, *_: Any) -> None:
-        if fullname == "pandas":
-            raise ModuleNotFoundError(fullname)
 
 
 class Parts:
@@ -217,23 +210,32 @@ def load(folder: Path | None, kept: Path) -> tuple[Model, str]:
     Parameters
     ----------
     folder
-        A model's folder; the registry's champion where `None`.
+        A model's folder; where `None`, what is served here, and where nothing is, the registry's champion.
     kept
         An existing folder, for the champion's files.
     """
-    if folder is None:
-        from flight_delays.tracking import Registry  # MLflow takes seconds to import
-
-        registry = Registry(Contract.read().id)
-        champion = registry.champion()
-        if champion is None:
-            raise InputError("the registry has no champion yet: run `make pipeline`, or name a folder with --model")
-        folder = registry.download(champion, kept)
+    folder = folder or _served() or _champion(kept)
     model = Model.load(folder)
     digest = hashlib.sha256()
     for path in [*sorted(folder.glob("model.*")), folder / "contract.yaml"]:
         digest.update(path.read_bytes())
     return model, digest.hexdigest()
+
+
+def _served() -> Path | None:
+    store = Store()
+    release = store.read()
+    return store.model(release.champion) if release and store.model(release.champion).is_dir() else None
+
+
+def _champion(kept: Path) -> Path:
+    from flight_delays.tracking import Registry  # MLflow takes seconds to import
+
+    registry = Registry(Contract.read().id)
+    champion = registry.champion()
+    if champion is None:
+        raise InputError("the registry has no champion yet: run `make pipeline`, or name a folder with --model")
+    return registry.download(champion, kept)
 
 
 def _open(connection: duckdb.DuckDBPyConnection, source: Path, contract: Contract) -> Sieve:
@@ -494,7 +496,7 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as kept:
             model, name = load(chosen.model, Path(kept))
-        sys.meta_path.insert(0, _WithoutPandas())
+        without_pandas()
         whole, parts = predict(chosen.input, chosen.output, model, name, lambda line: print(line, file=sys.stderr))
     except duckdb.Error as error:
         raise unreadable(chosen.input, error) from None

@@ -38,7 +38,7 @@ MESSAGES = {
     "maxLength": "{value} is longer than {limit} characters",
     "pattern": "{value} does not match {limit}",
 }
-_KINDS = {
+KINDS = {
     "boolean": "boolean: send true or false",
     "date": "date: send it as 2024-12-31",
     "integer": "integer of 64 bits",
@@ -168,7 +168,7 @@ class Door:
             (place, test)
             for place, (column, (_, complete)) in enumerate(zip(contract.features, kinds, strict=True))
             if not complete
-            for _, _, test in _tests(column)
+            for _, _, test in tests_of(column)
         ]
         self._patterns = [
             (place, column.options["pattern"])
@@ -366,7 +366,7 @@ def violation(
 
 def _read_column(column: Column, rows: dict[int, Row], count: int, found: list[Violation]) -> pa.Array:
     """Read one column of all rows, and add its violations to those found."""
-    parse, name, tests = _PARSERS[column.type], column.name, _tests(column)
+    parse, name, tests = _PARSERS[column.type], column.name, tests_of(column)
     values: list[Any] = [None] * count
     for place, row in rows.items():
         value = row.get(name)
@@ -380,7 +380,7 @@ def _read_column(column: Column, rows: dict[int, Row], count: int, found: list[V
             values[place] = parsed = parse(value)
         except (TypeError, ValueError, ArithmeticError) as error:
             rule = "finite" if isinstance(error, ArithmeticError) and column.type == "number" else "type"
-            found.append(violation(rule, place, name, value, _KINDS[column.type]))
+            found.append(violation(rule, place, name, value, KINDS[column.type]))
         else:
             found += [violation(rule, place, name, value, limit) for rule, limit, holds in tests if not holds(parsed)]
     array = pa.array(values, column.arrow_type)
@@ -391,8 +391,14 @@ def _read_column(column: Column, rows: dict[int, Row], count: int, found: list[V
     return array
 
 
-def _tests(column: Column) -> list[tuple[str, Any, Callable[[Any], bool]]]:
-    """Make a column's tests of a single value, with what their message names as limit."""
+def tests_of(column: Column) -> list[tuple[str, Any, Callable[[Any], bool]]]:
+    """Make a column's tests of a single value: rule, limit and test of each.
+
+    Parameters
+    ----------
+    column
+        Of the contract.
+    """
     parse = _PARSERS[column.type] if column.type in {"date", "time", "timestamp"} else lambda value: value
     found: list[tuple[str, Any, Callable[[Any], bool]]] = []
     if column.values:

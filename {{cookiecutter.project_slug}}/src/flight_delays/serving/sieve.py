@@ -141,7 +141,7 @@ class Sieve:
         if column.required and values.null_count > 0:
             missing = pc.and_(pc.is_null(values), pc.is_null(texts))
             yield from (violation("required", row, column.name) for row in pc.indices_nonzero(missing).to_pylist())
-        tests = door._tests(column)
+        tests = door.tests_of(column)
         pattern = column.options.get("pattern")
         if not pattern and (not tests or _within_bounds(tests, values)):
             return
@@ -161,7 +161,7 @@ class Sieve:
         rule = "finite" if column.type == "number" and stored in _FLOATS else "type"
         for row in pc.indices_nonzero(pc.is_valid(texts)).to_pylist():
             value = _as_sent(texts[row].as_py(), stored)
-            yield violation(rule, row, column.name, value, door._KINDS[column.type])
+            yield violation(rule, row, column.name, value, door.KINDS[column.type])
 
 
 def _select(column: Column, stored: str) -> tuple[str, str]:

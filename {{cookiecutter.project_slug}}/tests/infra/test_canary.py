@@ -25,7 +25,7 @@ from tests.traffic import traffic, until, user
 Copy = Callable[[Project], Project]
 SHARE = 0.5
 DECIDED_AFTER = 60  # seconds at most, of full load; two or three where the machine is free
-TOLD_AFTER = 60  # likewise, for MLflow
+LOADED_AFTER = TOLD_AFTER = 60  # likewise, for scikit-learn and MLflow
 BOUNDS = {  # wide, so that a few hundred requests decide, on any data and on a busy machine
     "least": 300, "most": 20_000, "failures": 0.03, "latency": 4.0, "spread": 3.0, "shift": 1.0, "disagreement": 0.65,
     "decisions": 0.5,
@@ -76,11 +76,11 @@ class Trials:
     def run(self, name: str, number: str, mode: str = CANARY) -> tuple[Release, dict[str, Any]]:
         """Try a version on requests until there is a decision; give the release that it was tried in, and this."""
         release = control.canary(self.store, number, mode, SHARE)
-        moves.wait(self.store, release, 20)
+        moves.wait(self.store, release, LOADED_AFTER)
         with traffic(self.client, self._project) as sent:
             decision = until(lambda: self._decision(release), DECIDED_AFTER)
             if after := self.store.read():
-                moves.wait(self.store, after, 20)
+                moves.wait(self.store, after, LOADED_AFTER)
         self._answers |= sent.answers
         sent.require_answers(f"while version {number} ({name}) was tried")
         if not decision:

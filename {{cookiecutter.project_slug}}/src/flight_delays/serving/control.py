@@ -26,7 +26,7 @@ WAIT_SECONDS = 20.0  # for the workers
 
 def registry() -> "Registry":
     """Open the registry; MLflow takes seconds to import, so who only changes the release does without."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # else it tries a server that is away for minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # else it tries a server that is away for minutes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     from flight_delays.tracking import Registry
 

@@ -239,9 +239,12 @@ class Follower:
         """
         due = 0.0
         while True:
-            if self._stamp() != self._seen and await asyncio.to_thread(self.refresh):
-                changed()
-                due = 0.0
+            try:
+                if self._stamp() != self._seen and await asyncio.to_thread(self.refresh):
+                    due = 0.0
+                    changed()
+            except Exception as error:  # whoever stopped looking would serve this for ever
+                self.served.refused |= {"release": _line(error)}
             if time.monotonic() >= due:
                 self._report()
                 due = time.monotonic() + REPORT_SECONDS

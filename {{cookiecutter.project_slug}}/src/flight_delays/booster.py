@@ -20,7 +20,7 @@ from flight_delays.errors import InputError
 Floats = NDArray[np.float64]
 _FLOAT64, _ROW_MAJOR = 1, 1
 _NORMAL, _RAW, _CONTRIBUTIONS = 0, 1, 3
-_SPLITS, _GAIN = 0, 1
+_GAIN = 1
 _ALL_TREES = -1
 
 
@@ -39,20 +39,28 @@ class Booster:
     """
 
     def __init__(self, path: Path) -> None:
-        self._handle = ctypes.c_void_p()
-        self._row: _SingleRow | None = None
-        rounds = ctypes.c_int()
         try:
             text = path.read_bytes()
             _check(text)  # the library itself reads beyond a damaged text, and takes the process with it
-            _call("BoosterLoadModelFromString", text, ctypes.byref(rounds), ctypes.byref(self._handle))
+            self._load(text)
         except KeyError as error:
             raise InputError(f"{path} is no LightGBM model (it has no {error.args[0].decode()}): train again") from None
         except (ArithmeticError, OSError, ValueError, RuntimeError) as error:
             raise InputError(f"{path} is no sound LightGBM model ({error}): train again") from None
+
+    def _load(self, text: bytes) -> None:
+        self._text = text
+        self._handle, rounds = ctypes.c_void_p(), ctypes.c_int()
+        _call("BoosterLoadModelFromString", text, ctypes.byref(rounds), ctypes.byref(self._handle))
         self.features = self._count("BoosterGetNumFeature")
         self.classes = self._count("BoosterGetNumClasses")
         self._row = _SingleRow(self._handle, self.features, self.classes)
+
+    def __getstate__(self) -> bytes:
+        return self._text
+
+    def __setstate__(self, text: bytes) -> None:
+        self._load(text)
 
     def predict(self, X: Floats, raw_score: bool = False, pred_contrib: bool = False) -> Floats:
         """Predict encoded rows.
@@ -118,7 +126,7 @@ class Booster:
         path
             The file.
         """
-        _call("BoosterSaveModel", self._handle, 0, _ALL_TREES, _SPLITS, str(path).encode())
+        path.write_bytes(self._text)
 
     def _count(self, name: str) -> int:
         found = ctypes.c_int()
@@ -126,9 +134,8 @@ class Booster:
         return found.value
 
     def __del__(self) -> None:
-        if self._row:
+        if "_row" in vars(self):  # it was loaded to the end
             self._row.free()
-        if self._handle:
             _library().LGBM_BoosterFree(self._handle)
 
 

@@ -1,5 +1,6 @@
 """Does a stored model answer as LightGBM's own package, to the bit, and does a damaged one do no harm?"""
 
+import copy
 import random
 import re
 import subprocess
@@ -86,6 +87,14 @@ def test_all_answers_are_those_of_the_package(both: Both, objective: str, tmp_pa
     assert same(ours.feature_importance("gain"), theirs.feature_importance("gain"))
     ours.save_model(tmp_path / "again.txt")
     assert same(Booster(tmp_path / "again.txt").predict(X), theirs.predict(X))
+
+
+def test_a_model_goes_to_another_process_of_the_project_and_answers_alike(both: Both) -> None:
+    ours, theirs = both("binary")
+    received = copy.deepcopy(ours)  # by the same way as from process to process
+    del ours
+    assert same(received.predict(made()), theirs.predict(made()))
+    assert same(received.predict(made()[:1]), theirs.predict(made()[:1]))
 
 
 @pytest.mark.parametrize(

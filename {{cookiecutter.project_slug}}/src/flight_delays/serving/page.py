@@ -17,7 +17,7 @@ _TYPES: dict[str, Json] = {
     "time": {"type": "string", "format": "time"},
     "timestamp": {"type": "string", "format": "date-time"},
 }
-_NUMERIC = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+_NUMERIC = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _ANY = {"date": "2024-12-31", "time": "12:00:00", "timestamp": "2024-12-31T12:00:00", "string": "text"}
 _SOME_TEXTS = [letter * count for count in range(1, 33) for letter in "Aa0"]
 
@@ -139,8 +139,11 @@ def example(contract: Contract) -> Json:
 
 
 def _schema(column: Column) -> Json:
-    found = dict(_TYPES[column.type]) | ({"description": column.description} if column.description else {})
-    rules = door.rules(column)
+    found, rules = dict(_TYPES[column.type]), door.rules(column)
+    words = [column.description] if column.description else []
+    if column.type in _ANY and column.type != "string":  # for whose bounds JSON Schema has no words
+        words += [f"{rule}: {rules[rule]}" for rule in _NUMERIC if rule in rules]
+    found |= {"description": "; ".join(words)} if words else {}
     if "values" in rules:
         found["enum"] = [door.plain(value) for value in column.values]
     found |= {rule: limit for rule, limit in rules.items() if rule in {"minLength", "maxLength"}}
@@ -169,5 +172,6 @@ def _example(column: Column) -> Any:
     if column.type != "string":
         return low or high or _ANY[column.type]
     pattern, shortest = rules.get("pattern", ".*"), rules.get("minLength", 0)
-    fitting = (one for one in _SOME_TEXTS if len(one) >= shortest and re.fullmatch(pattern, one))
+    texts = (*_SOME_TEXTS, "a" * shortest)
+    fitting = (one for one in texts if len(one) >= shortest and re.fullmatch(pattern, one, re.DOTALL))
     return next(fitting, _ANY["string"])

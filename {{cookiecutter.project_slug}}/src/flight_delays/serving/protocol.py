@@ -47,6 +47,7 @@ class Protocol(HttpToolsProtocol):
     _unread: asyncio.TimerHandle | None = None
     _held: tuple[RequestResponseCycle, Any] | None = None  # a request that is not begun before it is whole
     _head = 0  # bytes received of a request whose head is not complete
+    _begun = False  # whether it began in what came last
     _receiving: ClassVar[set["Protocol"]] = set()  # of this process: those with a request that is begun and not whole
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -64,13 +65,14 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came, unless it is an endless head; what was no request leaves the connection idle."""
+        self._begun = False
         super().data_received(data)
-        if self._head:
+        if not self._head:
+            self._rest()
+        elif not self._begun:  # else most of it may belong to the requests before
             self._head += len(data)
             if self._head > MOST_HEAD:
                 self._end(_LARGE)
-        else:
-            self._rest()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP; after a part of an answer nothing more is said."""
@@ -80,7 +82,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Start the clock for one request."""
         self._expect()
-        self._head = 1
+        self._head, self._begun = 1, True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:

@@ -112,9 +112,10 @@ class Assessment:
 
 @pytest.fixture(autouse=True)
 def own_registry(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep every test on a sample away from the registry that the environment may name."""
-    if {"project", "assessment"}.isdisjoint(request.fixturenames):
-        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    """Keep every test on a sample away from the registry of the environment, and each from that of another test."""
+    own = {"project", "assessment"}.isdisjoint(request.fixturenames)
+    # set, so that what MLflow makes of it is undone
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "" if own else os.environ.get("MLFLOW_TRACKING_URI", ""))
 
 
 @pytest.fixture(scope="session")

@@ -154,8 +154,11 @@ def _files(folder: Path, left_out: set[str]) -> Iterator[Path]:
 def _contents(path: Path) -> Iterator[bytes]:
     """Give what is in a file, unpacked."""
     if path.suffix == ".parquet":
-        table = pa.BufferOutputStream()
-        csv.write_csv(pq.read_table(path), table)
+        stored, table = pq.read_table(path).flatten(), pa.BufferOutputStream()
+        for place, column in enumerate(stored.columns):
+            if pa.types.is_nested(column.type):
+                stored = stored.set_column(place, stored.column_names[place], [list(map(str, column.to_pylist()))])
+        csv.write_csv(stored, table)
         yield table.getvalue().to_pybytes()
     elif path.suffix == ".gz":
         yield gzip.decompress(path.read_bytes())

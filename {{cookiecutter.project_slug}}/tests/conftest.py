@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from inspect import signature
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
@@ -21,6 +22,9 @@ from flight_delays.contract import Contract
 from flight_delays.ml_test_score.plugin import does_not_apply
 from flight_delays.reproduce import Reproduction, reproduce
 from flight_delays.source import cast_column, connect, open_source, quote
+
+if TYPE_CHECKING:
+    from tests.exercise import Steps
 
 pytest_plugins = ["pytester"]
 
@@ -129,11 +133,39 @@ def project() -> Project:
 @pytest.fixture(scope="session", autouse=True)
 def second_run(request: pytest.FixtureRequest) -> Iterator["Future[Reproduction] | None"]:
     """The pipeline's second run, if a test asks for it: begun first and in the background, as it takes longest."""
-    if all("reproduction" not in getattr(item, "fixturenames", ()) for item in request.session.items):
+    if not _asked(request, "reproduction"):
         yield None
         return
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         yield pool.submit(reproduce, ROOT)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def steps(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Steps | None]":
+    """The exercise of README.md that adds a feature, if a test asks for it: begun in the background as well."""
+    if not _asked(request, "steps"):
+        yield None
+        return
+    from tests import exercise
+
+    finished: Project = request.getfixturevalue("finished_project")
+    project = Project(tmp_path_factory.mktemp("grown") / "project")
+    shutil.copytree(finished.path, project.path, symlinks=True)
+    exercise.grow(project)
+    begun = exercise.begin(project)
+    try:
+        yield begun
+    finally:
+        exercise.stop(begun)
+
+
+def _asked(request: pytest.FixtureRequest, fixture: str) -> bool:
+    """Whether a test of this run names a fixture that others have only because it is for all."""
+    return any(
+        fixture in signature(item.function).parameters
+        for item in request.session.items
+        if isinstance(item, pytest.Function)
+    )
 
 
 @pytest.fixture(scope="session")

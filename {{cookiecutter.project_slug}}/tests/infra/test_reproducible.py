@@ -19,6 +19,7 @@ def reproduction(project: Project, second_run: "Future[Reproduction]") -> Reprod
     return run
 
 
+@pytest.mark.last
 @pytest.mark.ml_test("infra-1")
 def test_a_second_run_in_a_fresh_checkout_gives_the_same_bits(reproduction: Reproduction) -> None:
     advice = "look for what is not in params.yaml: time, order, an unseeded generator, an unlocked library"

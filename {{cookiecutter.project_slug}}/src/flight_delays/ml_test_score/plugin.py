@@ -60,6 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "ml_test(row, twin=None): the test earns this row of the ML Test Score; twin: why it is its own proof",
         "sabotage(of, fault): plants this fault and sees the test `of` fail",
         "slow: takes most of a minute, so it runs under --score and --prove alone",
+        "last: waits for what was begun in the background, so it runs when all others have",
     ):
         config.addinivalue_line("markers", mark)
     if config.option.score and config.option.prove:
@@ -77,6 +78,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _check(item)
     run: Any = config.pluginmanager.get_plugin(_RUN)
     items[:] = run.choose(items) if run else [item for item in items if not _waits(item)]
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
 def _waits(item: pytest.Item) -> bool:

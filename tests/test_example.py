@@ -42,9 +42,10 @@ def test_the_example_passes_its_own_tests_and_leaves_the_tree_clean(example: Mad
     assert example.changed == set()
 
 
-def test_the_example_scores_every_row_of_data_and_model_and_the_first_five_of_infrastructure(example: Made) -> None:
+def test_the_example_scores_every_row_of_data_model_and_infrastructure_and_four_of_monitoring(example: Made) -> None:
     printed = (example.path.parent / "score.txt").read_text(encoding="utf-8")
-    wanted = [*(f"data-{n}" for n in range(1, 8)), *(f"model-{n}" for n in range(1, 8)), *(f"infra-{n}" for n in range(1, 6))]
+    wanted = [f"{section}-{n}" for section in ("data", "model", "infra") for n in range(1, 8)]
+    wanted += [f"mon-{n}" for n in (2, 3, 5, 6)]
     rows = rows_of_score(example)
     assert {name: rows[name]["state"] for name in wanted} == dict.fromkeys(wanted, "passed"), printed[-6000:]
     assert "Traceback" not in printed

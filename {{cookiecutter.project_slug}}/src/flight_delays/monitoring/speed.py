@@ -307,7 +307,10 @@ def _machine() -> str:
 @report_errors
 def main() -> None:
     """Measure, compare, record."""
-    argparse.ArgumentParser(prog="python -m flight_delays.monitoring.speed", description=__doc__).parse_args()
+    argparse.ArgumentParser(
+        prog="python -m flight_delays.monitoring.speed",
+        description=__doc__,
+    ).parse_args()
     from rich.console import Console
     from rich.table import Table
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,9 +19,12 @@ from flight_delays.errors import InputError, report_errors
 from flight_delays.serving.release import Release, Store
 from flight_delays.settings import params
 
+SYNC = "flight_delays.serving.control"
+CONTROLLER = "flight_delays.serving.controller"
 HOST = "127.0.0.1"  # a service for other machines stands behind a proxy
 _WAITING = 2048  # connections that the system keeps until a worker takes them
 _SHUTDOWN_SECONDS = 30
+_LOOK_SECONDS, _AGAIN_SECONDS = 0.2, 2.0  # at the controller, and before it is started once more
 
 
 def reserve(port: int, host: str = HOST) -> socket.socket:
@@ -72,7 +76,7 @@ def prepare(store: Store, folder: Path | None) -> Release:
         return store.publish(Release(name, reason=f"--model {folder}"))
     release = store.read()
     if release is None:  # in a process of its own: MLflow would stay in this one's memory
-        asked = subprocess.run([sys.executable, "-m", "flight_delays.serving.control", "sync"], check=False)
+        asked = subprocess.run([sys.executable, "-m", SYNC, "sync"], check=False)
         release = store.read()
         if asked.returncode or release is None:
             sys.exit(1)
@@ -95,13 +99,27 @@ def count_together(store: Store) -> None:
 
 @contextmanager
 def controller() -> Iterator[None]:
-    """Run the controller beside the service."""
-    process = subprocess.Popen([sys.executable, "-m", "flight_delays.serving.controller"])
+    """Run the controller beside the service, and once more should it end."""
+    stopping = threading.Event()
+
+    def keep() -> None:
+        while not stopping.is_set():
+            process = subprocess.Popen([sys.executable, "-m", CONTROLLER])
+            while process.poll() is None and not stopping.wait(_LOOK_SECONDS):
+                pass
+            if stopping.is_set():
+                process.terminate()
+                process.wait(_SHUTDOWN_SECONDS)
+            else:
+                stopping.wait(_AGAIN_SECONDS)
+
+    keeper = threading.Thread(target=keep, name="controller")
+    keeper.start()
     try:
         yield
     finally:
-        process.terminate()
-        process.wait(_SHUTDOWN_SECONDS)
+        stopping.set()
+        keeper.join()
 
 
 def serve(taken: socket.socket, workers: int, words: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 
 from flight_delays import features
 from flight_delays.explain import explain
@@ -56,13 +56,22 @@ def build(service: Service) -> FastAPI:
     """
     champion = service.served.now.champion
     contract = champion.model.contract
-    app = FastAPI(title=contract.name, version=champion.version, description=page.describe(contract))
+    app = FastAPI(
+        title=contract.name,
+        version=champion.version,
+        description=page.describe(contract),
+        responses=page.GUARDED,
+    )
 
     @app.exception_handler(RefusedError)
     async def refuse(_: Request, refusal: RefusedError) -> Response:
         listed = [asdict(entry) for entry in refusal.violations[:MAX_LISTED]]
         again = {"retry-after": "5"} if refusal.status == 503 else {}
         return _json({"detail": refusal.detail, "violations": listed}, refusal.status, again)
+
+    @app.exception_handler(Exception)
+    async def fail(_: Request, __: Exception) -> Response:  # the guard writes into the log what it was
+        return _json({"detail": "this is a fault of the service, and it is in its log"}, 500)
 
     _ask(app, service)
     _tell(app, service)
@@ -145,7 +154,7 @@ def _tell(app: FastAPI, service: Service) -> None:
         """Give a request that can be sent to `/predict` and `/explain`, made up from the contract."""
         return page.example(served.now.champion.model.contract)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     def count() -> Response:
         """Give the counts of all workers, for Prometheus."""
         return Response(metrics.page(), headers={"content-type": metrics.CONTENT_TYPE})

@@ -487,7 +487,10 @@ def _tell(whole: Done, parts: Parts, seconds: float) -> None:
 @report_errors
 def main() -> None:
     """Predict the file."""
-    parser = argparse.ArgumentParser(prog="python -m flight_delays.serving.batch", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m flight_delays.serving.batch",
+        description=__doc__,
+    )
     parser.add_argument("input", type=Path, help="CSV, TSV or JSON Lines, each also gzipped, or Parquet")
     parser.add_argument("output", type=Path, help="of any of these kinds, by its ending")
     parser.add_argument("--model", type=Path, help="a model's folder, such as models/candidate; else the champion")

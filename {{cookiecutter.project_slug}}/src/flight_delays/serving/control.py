@@ -271,7 +271,10 @@ def show(store: Store) -> None:
 @report_errors
 def main() -> None:
     """Run one command."""
-    parser = argparse.ArgumentParser(prog="python -m flight_delays.serving.control", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m flight_delays.serving.control",
+        description=__doc__,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("show", help="what is served, and what was decided")
     commands.add_parser("sync", help="bring what the registry says into the service, and the other way round")

@@ -55,6 +55,8 @@ REFUSALS: dict[int | str, Json] = {
     },
 }
 
+GUARDED: dict[int | str, Json] = {status: REFUSALS[status] for status in (401, 429, 500, 503)}  # whatever is asked
+
 
 def describe(contract: Contract) -> str:
     """Say what is predicted.

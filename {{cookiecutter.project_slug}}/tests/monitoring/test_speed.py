@@ -87,7 +87,7 @@ def test_a_slow_fit_is_caught(measured: Project, monkeypatch: pytest.MonkeyPatch
     of=test_neither_training_nor_serving_became_slower_or_larger, fault="a service that keeps 400 MB more"
 )
 def test_a_hungry_service_is_caught(measured: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import flight_delays.monitoring.speed as s; kept = bytearray(b'1') * 400_000_000; s._started()"
+    code = f"import {speed.__name__} as s; kept = bytearray(b'1') * 400_000_000; s._started()"
     monkeypatch.setattr(speed, "START", ("-c", code))
     with pytest.raises(pytest.fail.Exception, match=r"the service's memory takes \d+\.\d+ times what it took"):
         test_neither_training_nor_serving_became_slower_or_larger(measured, monkeypatch)

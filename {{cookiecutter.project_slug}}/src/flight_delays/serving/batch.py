@@ -1,4 +1,4 @@
-"""How is a whole file predicted? `python -m flight_delays.serving.batch INPUT OUTPUT` (or `make predict`).
+"""How is a whole file predicted? `make predict INPUT=new.csv OUTPUT=answers.parquet` is the way in.
 
 In chunks, so that memory does not grow with the file. Each chunk is kept in a folder beside the output as soon as it is
 done, so a run that was killed goes on where it was; the output appears when it is whole. Rows that break the contract

@@ -37,6 +37,7 @@ Copy = Callable[[Project], Project]
 KINDS = ("csv", "csv.gz", "tsv", "jsonl", "jsonl.gz", "parquet")
 TASKS = ("binary", "multiclass", "regression")
 CHUNK = 200  # rows
+FEWEST = 4_000  # in a file
 
 
 def write(rows: pa.Table, path: Path) -> Path:
@@ -52,6 +53,10 @@ def write(rows: pa.Table, path: Path) -> Path:
 
 def read(path: Path) -> dict[str, list[Any]]:
     """Read an output with numbers as they stand."""
+    if ".jsonl" in path.name:
+        text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        lines = [json.loads(line) for line in text.splitlines()]
+        return {name: [str(line[name]) for line in lines] for name in lines[0]}
     with connect() as connection:
         open_source(connection, Server(server="output", type="local", path=str(path)))
         table = connection.execute("SELECT * FROM source_as_stored").to_arrow_table()
@@ -71,8 +76,9 @@ def model(finished_project: Project) -> Model:
 
 @pytest.fixture(scope="module")
 def rows(finished_project: Project) -> pa.Table:
-    """The sample's rows, as the pipeline stores them."""
-    return pq.read_table(finished_project.path / "data/rows.parquet")
+    """The sample's rows, as the pipeline stores them; a few are repeated, so that they make a file of many chunks."""
+    stored = pq.read_table(finished_project.path / "data/rows.parquet")
+    return pa.concat_tables([stored] * -(-FEWEST // stored.num_rows)).combine_chunks()
 
 
 def as_task(model: Model, rows: pa.Table, task: str) -> Model:

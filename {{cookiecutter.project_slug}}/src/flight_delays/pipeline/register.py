@@ -30,6 +30,7 @@ from flight_delays.pipeline.validate import DATA_DOCS
 from flight_delays.pipeline.validate import REPORT as VALIDATION
 from flight_delays.scores import Interval
 from flight_delays.serving import moves
+from flight_delays.serving.control import describe
 from flight_delays.serving.release import Store, digest
 from flight_delays.settings import PARAMS, params, tier
 from flight_delays.tracking import CHALLENGER, CHAMPION, Registry, Version
@@ -165,7 +166,7 @@ def main() -> None:
         if alias == CHAMPION:  # a service in this folder follows at once
             store = Store()
             store.add(version.number, CANDIDATE)
-            moves.serve(store, version.number, version.tags, verdict.reason)
+            describe(registry, moves.serve(store, version.number, version.tags, verdict.reason))
     _print(model.contract.id, version, champion, verdict, metrics)
 
 

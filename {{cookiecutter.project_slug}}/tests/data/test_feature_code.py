@@ -101,6 +101,6 @@ def test_a_test_that_asserts_nothing_lets_a_change_through(code_alone: Project) 
     lines[asserts] = "    pass"
     path.write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(
-        pytest.fail.Exception, match=r"_hash, line \d+: .* % HASH_BUCKETS.*: no test .* notices: add one"
+        pytest.fail.Exception, match=r"_bucket, line \d+: .* % HASH_BUCKETS.*: no test .* notices: add one"
     ):
         test_no_change_of_the_feature_code_goes_unnoticed(code_alone)

@@ -35,7 +35,7 @@ QUICK = (  # without what takes minutes, and is the same on any data
     "-m 'not slow' --deselect=tests/infra/test_reproducible.py --deselect=tests/data/test_feature_code.py "
     "--deselect=tests/data/test_features.py"
 )
-UNTOLD = {"data-6", "data-7", "infra-1", "infra-2", "infra-3", "infra-6", "infra-7", "mon-3"}  # by the quick ones, but if they fail
+UNTOLD = {"data-6", "data-7", "infra-1", "infra-2", "infra-3", "infra-6", "infra-7", "mon-3"}  # by the quick ones
 OF_THE_MODEL = (  # tests that look at the project's own data and model, not at a sample
     "tests/model tests/infra/test_gate.py tests/data/test_feature_value.py tests/data/test_feature_cost.py "
     "tests/data/test_requirements.py::test_no_feature_gives_the_target_away "

@@ -205,10 +205,10 @@ def main() -> None:
         floor = run(
             running, "a constant answer", [python, "-m", "uvicorn", "constant:app", "--port", "8203", *plain.split()], "/predict"
         )
-        one, many = in_turn([peer, mine, floor], rows[:1]), in_turn([peer, mine], rows)
+        one = in_turn([peer, mine, floor], rows[:1])
         memory = {asked.name: asked.memory for asked in (peer, mine, floor)}
         two = run(running, "`make serve`, two workers", [*ours, "--port", "8204", "--workers", "2"], "/predict")
-        hundred = in_turn([mine, two], rows[:100])
+        many, hundred = in_turn([peer, mine, two], rows), in_turn([mine, two], rows[:100])
     starts = {peer.name: statistics.median(peer_starts), mine.name: statistics.median(our_starts), floor.name: floor.start}
     table = [
         [name, f"{one[name].rate:,.0f}", f"{one[name].p99:.1f}"]
@@ -227,6 +227,7 @@ def main() -> None:
             at_most("one row, p99 against it", a.p99 / b.p99, 0.1),
             at_least("one row, against a constant answer of FastAPI on the same server", a.rate / one[floor.name].rate, 0.5),
             at_least("1,000 rows, against `mlflow models serve`", many[mine.name].rate / many[peer.name].rate, 5),
+            at_least("the same with two workers", many[two.name].rate / many[peer.name].rate, 5),
             at_most(
                 "start, against it; the model is in the store, as after `make pipeline`",
                 starts[mine.name] / starts[peer.name],

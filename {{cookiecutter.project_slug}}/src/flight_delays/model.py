@@ -94,7 +94,7 @@ class Model:
         if self.contract.task == "regression":
             return output.tolist()
         chosen = output >= self.threshold if self.contract.task == "binary" else output.argmax(axis=1)
-        return [self.contract.classes[int(index)] for index in chosen]
+        return [self.contract.classes[index] for index in chosen.astype(int).tolist()]
 
     def importance(self) -> Floats:
         """Give each feature's share of the total gain in LightGBM, of shape (features,); NaN for other estimators."""

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from flight_delays.serving import door, moves
-from flight_delays.serving.controller import Trial
 from flight_delays.serving.log import PredictionLog
 from flight_delays.serving.release import SHADOW, Store
 from flight_delays.serving.roles import Follower
 from flight_delays.serving.service import Service
+from flight_delays.serving.trial import Trial
 from flight_delays.settings import params
 
 from tests.conftest import Project

@@ -33,7 +33,7 @@ ROUNDS = 5
 START = ("-c", f"import {__name__} as speed; speed._started()")
 _COMPARED = 20  # of the runs before, the newest
 _SURE = 3.0  # standard errors
-_FIT_ROWS, _BATCH_ROWS, _REQUESTS = 5_000, 1_000, 100
+_FIT_ROWS, _BATCH_ROWS, _REQUESTS = 2_000, 1_000, 100
 _WORDS = {
     "train": "fitting the model",
     "request": "answering a request of one row",

@@ -4,20 +4,20 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import asdict
 from typing import Any
 
 import msgspec
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse, Response
 
 from flight_delays import features
 from flight_delays.explain import explain
 from flight_delays.model import Model
 from flight_delays.serving import door, metrics, page
-from flight_delays.serving.guard import API_KEYS, Guard, Keys, Rates
+from flight_delays.serving.guard import API_KEYS, App, Guard, Keys, Rates, Receive, Send
 from flight_delays.serving.lean import without_pandas
 from flight_delays.serving.log import PredictionLog
 from flight_delays.serving.release import Store
@@ -25,12 +25,16 @@ from flight_delays.serving.roles import MAX_ROWS, Follower, Loaded, Roles, Serve
 from flight_delays.serving.service import MAX_LISTED, RefusedError, Service
 from flight_delays.settings import params
 
+PREDICT = "/predict"
 MAX_BYTES = 16 * 2**20  # of a request's body
 _FEW = 64  # rows; more are answered in a thread, so that the others need not wait
 _FEW_BYTES = 64 * 2**10  # of a body, likewise
 _HOUR, _MEGABYTE = 3600, 10**6
+_one = CapacityLimiter(1)  # two threads that both want the interpreter get less done than one
 
 _encode = msgspec.json.Encoder().encode
+
+Answer = Callable[[Request], Awaitable[Response]]
 
 
 def create_app(model: Model, version: str = "none") -> FastAPI:
@@ -73,17 +77,18 @@ def build(service: Service) -> FastAPI:
     async def fail(_: Request, __: Exception) -> Response:  # the guard writes into the log what it was
         return _json({"detail": "this is a fault of the service, and it is in its log"}, 500)
 
-    _ask(app, service)
+    answer = _ask(app, service)
     _tell(app, service)
+    app.add_middleware(_Lane, answer=answer, refuse=refuse)
     return app
 
 
-def _ask(app: FastAPI, service: Service) -> None:
-    """Add what takes rows."""
+def _ask(app: FastAPI, service: Service) -> Answer:
+    """Add what takes rows, and give what predicts them."""
     served = service.served
     contract = served.now.champion.model.contract
 
-    @app.post("/predict", openapi_extra=page.body(contract, MAX_ROWS), responses=page.answers(contract))
+    @app.post(PREDICT, openapi_extra=page.body(contract, MAX_ROWS), responses=page.answers(contract))
     async def predict(request: Request) -> Response:
         """Predict rows. Requests with the same `X-Sticky-Key` are answered by the same model while one is tried."""
         start = time.perf_counter()
@@ -92,12 +97,12 @@ def _ask(app: FastAPI, service: Service) -> None:
         if len(body) < _FEW_BYTES:
             sent = service.read(roles, body)
         else:
-            sent = await run_in_threadpool(service.read, roles, body)
+            sent = await _aside(service.read, roles, body)
         small = len(sent.rows) <= _FEW
         if small:
             answer, other = service.predict(roles, sent, name, key)
         else:
-            answer, other = await run_in_threadpool(service.predict, roles, sent, name, key)
+            answer, other = await _aside(service.predict, roles, sent, name, key)
         metrics.SECONDS.observe(time.perf_counter() - start)
         response = Response(answer, media_type="application/json")
         if other:
@@ -115,7 +120,9 @@ def _ask(app: FastAPI, service: Service) -> None:
             named = {"name": model.contract.id, "version": roles.champion.version}
             return _json({"model": named} | explain(model, roles.champion.door.table(sent)))
 
-        return await run_in_threadpool(answer)
+        return await _aside(answer)
+
+    return predict
 
 
 def _tell(app: FastAPI, service: Service) -> None:
@@ -198,6 +205,24 @@ def start() -> Guard:
     return guard
 
 
+class _Lane:
+    """Leads requests for a prediction past FastAPI's routing, which takes longer than the prediction."""
+
+    def __init__(self, app: App, answer: Answer, refuse: Callable[..., Awaitable[Response]]) -> None:
+        self._app, self._answer, self._refuse = app, answer, refuse
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or (scope["method"], scope["path"]) != ("POST", PREDICT):
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request)
+        except RefusedError as refusal:
+            response = await self._refuse(request, refusal)
+        await response(scope, receive, send)
+
+
 class _Afterwards:
     """What is done once the answer is on its way."""
 
@@ -210,7 +235,12 @@ class _Afterwards:
         if self._small:
             self._service.ask_as_well(*self._arguments)
         else:
-            await run_in_threadpool(self._service.ask_as_well, *self._arguments)
+            await _aside(self._service.ask_as_well, *self._arguments)
+
+
+async def _aside(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Do what takes long in a thread, one such work after the other."""
+    return await to_thread.run_sync(work, *arguments, limiter=_one)
 
 
 async def _body(request: Request) -> bytes:

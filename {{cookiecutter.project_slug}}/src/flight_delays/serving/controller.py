@@ -1,7 +1,8 @@
 """Who decides while everybody sleeps? Watches the challenger beside the service, and promotes it or rolls it back.
 
 What it knows stands in the prediction log, and what it decides in the store, so it may be stopped and started at any
-time: it reads the log again. It stays small, since what needs MLflow is done by a process that ends.
+time: it reads the log again. It stays small: what needs MLflow is done by a process that ends, what needs NumPy
+is not imported before there is a challenger.
 """
 
 import json
@@ -10,74 +11,16 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flight_delays.errors import report_errors
-from flight_delays.model import Model
-from flight_delays.serving import moves
-from flight_delays.serving.evidence import Evidence
-from flight_delays.serving.log import Tail
-from flight_delays.serving.release import Release, Store
+from flight_delays.serving.release import Store
 from flight_delays.settings import params
 
+if TYPE_CHECKING:
+    from flight_delays.serving.trial import Trial
+
 _LOOK_SECONDS = 0.5
-
-
-class Trial:
-    """One challenger on trial.
-
-    Parameters
-    ----------
-    store
-        Of the service.
-    release
-        That brought the challenger.
-    chosen
-        The section `serve.canary` of `params.yaml`.
-    """
-
-    def __init__(self, store: Store, release: Release, chosen: dict[str, Any]) -> None:
-        self.store, self.release, self.challenger = store, release, str(release.challenger)
-        began = datetime.fromisoformat(release.since)
-        self._records, self._labels = Tail(store.predictions, began), Tail(store.folder / "labels")
-        self._refused = ""
-        try:
-            models = [Model.load(store.model(version)) for version in (release.champion, self.challenger)]
-        except Exception as error:  # whatever a broken model raises
-            self._refused = " ".join(str(error).split())[:300]
-            return
-        thresholds = models[0].threshold, models[1].threshold
-        contract = models[0].contract
-        self._evidence = Evidence(contract, release.champion, self.challenger, release.id, chosen, thresholds)
-
-    def look(self) -> dict[str, Any] | None:
-        """Look at what is new, and decide if it can be decided.
-
-        Returns
-        -------
-        dict or None
-            `action`, `reason` and `checks` once there is a decision, which has been carried out.
-        """
-        if why := self._why_refused():
-            reason = f"version {self.challenger} cannot be served: {why}"
-            moves.drop(self.store, self.challenger, reason, {"refused": why})
-            return {"action": "roll back", "reason": reason, "checks": []}
-        self._evidence.add(self._records)
-        self._evidence.labels({(entry["id"], entry["row"]): entry["truth"] for entry in self._labels})
-        verdict = self._evidence.verdict()
-        if verdict.action == "wait":
-            return None
-        evidence = {"checks": verdict.checks}
-        move = moves.promote if verdict.action == "promote" else moves.drop
-        move(self.store, self.challenger, verdict.reason, evidence)
-        return {"action": verdict.action, "reason": verdict.reason} | evidence
-
-    def _why_refused(self) -> str:
-        if self._refused:
-            return self._refused
-        reports = (report for report in self.store.reports() if report["release"] == self.release.id)
-        return next((why for report in reports if (why := report["refused"].get(self.challenger))), "")
 
 
 class Controller:
@@ -102,6 +45,8 @@ class Controller:
             self._trial = None
             return None
         if self._trial is None or self._trial.release.id != release.id:
+            from flight_delays.serving.trial import Trial  # with NumPy, Arrow and LightGBM
+
             self._trial = Trial(self.store, release, self._chosen["canary"])
         return self._trial.look()
 

@@ -200,7 +200,7 @@ def answers(model: Model, output: Floats) -> list[dict[str, Any]]:
     output
         From `Model.predict`.
     """
-    decided = [door.plain(value) for value in model.decide(output)]
+    decided = model.decide(output)
     if model.contract.task == "regression":
         return [{"prediction": value} for value in decided]
     if model.contract.task == "binary":

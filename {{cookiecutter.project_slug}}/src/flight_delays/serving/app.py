@@ -20,7 +20,7 @@ from flight_delays.serving import door, metrics, page
 from flight_delays.serving.guard import API_KEYS, App, Guard, Keys, Rates, Receive, Send
 from flight_delays.serving.lean import without_pandas
 from flight_delays.serving.log import PredictionLog
-from flight_delays.serving.release import Store
+from flight_delays.serving.release import REPORT_SECONDS, Store
 from flight_delays.serving.roles import MAX_ROWS, Follower, Loaded, Roles, Served
 from flight_delays.serving.service import MAX_LISTED, RefusedError, Service
 from flight_delays.settings import params
@@ -195,14 +195,21 @@ def start() -> Guard:
 
     @contextlib.asynccontextmanager
     async def live(_: FastAPI) -> AsyncIterator[None]:
-        watch = asyncio.create_task(follower.watch(changed))
+        tasks = [asyncio.create_task(follower.watch(changed)), asyncio.create_task(_say_memory())]
         yield
-        watch.cancel()
+        for task in tasks:
+            task.cancel()
         log.close()
 
     metrics.say(follower.served, time.time())
     app.router.lifespan_context = live
     return guard
+
+
+async def _say_memory() -> None:
+    while True:
+        metrics.say_memory()
+        await asyncio.sleep(REPORT_SECONDS)
 
 
 class _Lane:

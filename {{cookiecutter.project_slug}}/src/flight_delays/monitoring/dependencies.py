@@ -33,7 +33,8 @@ SERVICE = "OSV_URL"  # of a mirror, where the public service cannot be reached
 _SECONDS = 300
 _ROWS = 100_000  # of the source, in which a type is looked for
 _FILES = (Path("Dockerfile"), Path("compose.yaml"))
-_IMAGE = re.compile(r"^\s*(?:FROM(?: --platform=\S+)?|image:)\s+([^\s$]+)", re.MULTILINE)
+_IMAGE = re.compile(r"^\s*(?:FROM(?: --platform=\S+)?|image:)\s+(\S+)(?: AS (\S+))?", re.MULTILINE | re.IGNORECASE)
+_ARGUMENT = re.compile(r"^ARG (\w+)=(\S+)", re.MULTILINE)
 
 Json = dict[str, Any]
 
@@ -87,12 +88,16 @@ def vulnerable() -> list[str]:
 
 def lock() -> list[str]:
     """Say where the environment, uv.lock and pyproject.toml are not of one mind."""
-    found = []
-    if _run("uv", "lock", "--check").returncode:
-        found.append("uv.lock is not what pyproject.toml asks for: run `uv lock`, test, and commit it")
-    elif _run("uv", "sync", "--check").returncode:
-        found.append("what is installed is not what uv.lock says: run `make setup`")
-    return found
+    for command, words in (
+        (("uv", "lock", "--check"), "uv.lock is not what pyproject.toml asks for: run `uv lock`, test, and commit it"),
+        (("uv", "sync", "--check"), "what is installed is not what uv.lock says: run `make setup`"),
+    ):
+        done = _run(*command)
+        if done.returncode == 1:
+            return [words]
+        if done.returncode:
+            raise InputError(f"{' '.join(command)}: {_last(done.stderr)}")
+    return []
 
 
 def outdated() -> list[str]:
@@ -130,9 +135,8 @@ def rebuilt(images: dict[str, str]) -> list[str]:
     images
         Of the last look, each with its digest; brought up to date.
     """
-    names = sorted({name for file in _FILES if file.is_file() for name in _IMAGE.findall(file.read_text("utf-8"))})
     found = []
-    for name in names:
+    for name in _bases():
         done = _run("docker", "buildx", "imagetools", "inspect", name, "--format", "{{.Manifest.Digest}}")
         if done.returncode:
             raise InputError(f"{name}: {_last(done.stderr)}")
@@ -141,6 +145,18 @@ def rebuilt(images: dict[str, str]) -> list[str]:
             found.append(f"{name} was built anew ({digest}): build and test with it")
         images[name] = digest
     return found
+
+
+def _bases() -> list[str]:
+    """Name the images that are built on or run, but for those made here."""
+    found: set[str] = set()
+    for content in [file.read_text(encoding="utf-8") for file in _FILES if file.is_file()]:
+        text = content
+        for word, value in _ARGUMENT.findall(content):
+            text = text.replace(f"${{{word}}}", value).replace(f"${word}", value)
+        named = _IMAGE.findall(text)
+        found |= {name for name, _ in named if "$" not in name and name != "scratch"} - {stage for _, stage in named}
+    return sorted(found)
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:

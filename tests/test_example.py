@@ -56,7 +56,8 @@ def test_each_fault_raises_its_alert_and_no_other_one(example: Made) -> None:
     inside = example.path / "tests/monitoring/test_watch.py"
     shutil.copy(Path(__file__).parent / "inside/test_watch.py", inside)
     try:
-        ok(example.run(".venv/bin/pytest", "-q", "-p", "no:cacheprovider", str(inside)))
+        command = [".venv/bin/pytest", "-q", "-p", "no:cacheprovider", str(inside)]
+        ok(subprocess.run(command, cwd=example.path, capture_output=True, text=True, check=False))
     finally:
         inside.unlink()
     assert example.changed == set()

@@ -37,6 +37,9 @@ from tests.service import ask, environment, serve
 
 ARRIVES, SETTLES = 90, 6  # seconds
 ROWS = 1_500
+METRIC = re.compile(
+    r"\b((?:service|model|release|prediction_log|store|labels|skew|job|speed|dependency|data)_[a-z_]+)\b(?=[{ \[)])"
+)
 OPTIONAL = {  # what is only there where somebody promised, measured or tried something
     "data_newest_timestamp_seconds",
     "data_freshness_limit_seconds",
@@ -90,9 +93,8 @@ class Observed:
                     change(row)
             answer = self.client.post("/predict", json={"rows": sent}, headers={"x-request-id": f"batch-{first}"})
             if answer.status_code == httpx.codes.OK:
-                truth[f"batch-{first}"] = [
-                    (target[place], out) for place, out in zip(places, answer.json()["predictions"], strict=True)
-                ]
+                outputs = answer.json()["predictions"]
+                truth[f"batch-{first}"] = [(target[place], out) for place, out in zip(places, outputs, strict=True)]
         return truth
 
 

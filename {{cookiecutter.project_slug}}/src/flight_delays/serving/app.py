@@ -198,6 +198,8 @@ def start() -> Guard:
         watch = asyncio.create_task(follower.watch(changed))
         yield
         watch.cancel()
+        with contextlib.suppress(OSError):
+            store.leave()
         log.close()
 
     metrics.say(follower.served, time.time())

@@ -26,6 +26,8 @@ check: uv  ## format, lint and types; changes nothing
 	uv run --quiet check-jsonschema --builtin-schema vendor.github-workflows '$(PAYLOAD)/.github/workflows/ci.yml'
 	uv run --quiet check-jsonschema --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci '$(PAYLOAD)/.gitlab-ci.yml'
 	uv run --quiet check-jsonschema --builtin-schema vendor.travis '$(PAYLOAD)/.travis.yml'
+	uv run --quiet check-jsonschema --builtin-schema vendor.compose-spec '$(PAYLOAD)/compose.yaml'
+	uv run --quiet hadolint '$(PAYLOAD)/Dockerfile'
 	uv run --quiet zizmor --offline --quiet '$(PAYLOAD)/.github'
 fix: uv  ## format, and mend what the linter can mend
 	uv run --quiet ruff format

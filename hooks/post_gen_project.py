@@ -29,7 +29,7 @@ TEXT_NAMES = {
     ".dockerignore", ".dvcignore", ".gitattributes", ".gitignore", "CODEOWNERS", "Dockerfile", "Jenkinsfile", "Makefile",
     "config", "config.azure", "config.gcs", "config.s3",
 }  # fmt: skip
-VERSIONED = (".gitlab-ci.yml", ".travis.yml", "Jenkinsfile")  # these say which Python; the others ask pyproject.toml
+VERSIONED = (".gitlab-ci.yml", ".travis.yml", "Dockerfile", "Jenkinsfile")  # these say which Python; others ask pyproject.toml
 
 # Which files belong to which answer. Whatever belongs to an answer that was not given is removed.
 CHOICES = {

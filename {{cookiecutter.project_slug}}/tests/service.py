@@ -22,7 +22,9 @@ from tests.conftest import Project
 
 
 @contextmanager
-def serve(project: Project, *arguments: str, source: Path | None = None) -> Iterator[httpx.Client]:
+def serve(
+    project: Project, *arguments: str, source: Path | None = None, variables: dict[str, str] | None = None
+) -> Iterator[httpx.Client]:
     """Run the service in a project's folder, and give a client of it.
 
     Parameters
@@ -33,12 +35,14 @@ def serve(project: Project, *arguments: str, source: Path | None = None) -> Iter
         More of the command line, such as `--model models/candidate`.
     source
         A folder of source code to run in place of what is installed.
+    variables
+        More of the environment.
     """
     with tempfile.TemporaryFile("w+") as complaints:  # a pipe that nobody reads fills up, and then the service stops
         process = subprocess.Popen(
             [sys.executable, "-m", serving.__name__, "--port", "0", *arguments],
             cwd=project.path,
-            env=environment(source),
+            env=environment(source) | (variables or {}),
             stdout=subprocess.PIPE,
             stderr=complaints,
             text=True,

@@ -155,7 +155,8 @@ class Registry:
         )
         if not self.client.search_registered_models(f"name = '{self.name}'"):
             self.client.create_registered_model(self.name)
-        made = self.client.create_model_version(self.name, stored.model_uri, run, tags=tags)
+        # a server takes a model's URI only with the model's id beside it
+        made = self.client.create_model_version(self.name, stored.model_uri, run, tags=tags, model_id=stored.model_id)
         return Version(str(made.version), run, tags)
 
     def find_version(self, tags: dict[str, str]) -> Version | None:

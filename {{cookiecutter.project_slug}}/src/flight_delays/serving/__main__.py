@@ -10,12 +10,14 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from flight_delays.errors import InputError, report_errors
+from flight_delays.serving import moves
 from flight_delays.serving.release import Release, Store
 from flight_delays.settings import params
 
@@ -72,10 +74,14 @@ def prepare(store: Store, folder: Path | None) -> Release:
         if not (folder / "model.json").is_file():
             raise InputError(f"{folder} holds no model: run `make pipeline`")
         name = folder.resolve().name
-        store.add(name, folder)
-        return store.publish(Release(name, reason=f"--model {folder}"))
+        return moves.offer(store, name, f"--model {folder}", new=store.add(name, folder))
     release = store.read()
     if release is None:  # in a process of its own: MLflow would stay in this one's memory
+        if find_spec("mlflow") is None:  # an image that only serves
+            raise InputError(
+                f"{store.file} is missing, and no MLflow is here to ask for the champion: run `python -m {SYNC} sync` "
+                "where it is, in the image `train` with the same SERVING_DIR, or name a model's folder with --model"
+            )
         asked = subprocess.run([sys.executable, "-m", SYNC, "sync"], check=False)
         release = store.read()
         if asked.returncode or release is None:
@@ -83,18 +89,15 @@ def prepare(store: Store, folder: Path | None) -> Release:
     return release
 
 
-def count_together(store: Store) -> None:
+@contextmanager
+def count_together() -> Iterator[None]:
     """Let all processes started from here add to the same counts; before any of them imports the metrics.
 
-    Parameters
-    ----------
-    store
-        Its folder of counts is emptied: they are those of the last start.
+    The folder of counts is this start's own: other replicas share the store, and each is asked for its counts.
     """
-    folder = store.folder / "metrics"
-    for path in folder.glob("*.db"):
-        path.unlink(missing_ok=True)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    with tempfile.TemporaryDirectory(prefix="metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        yield
 
 
 @contextmanager
@@ -182,11 +185,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what is opened here is closed, too
     with ExitStack() as stack:
         taken = stack.enter_context(reserve(chosen.port, chosen.host))
-        if chosen.model:
+        if chosen.model and not os.environ.get("SERVING_DIR"):
             os.environ["SERVING_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="serving-"))
         store = Store()
         release = prepare(store, chosen.model)
-        count_together(store)
+        stack.enter_context(count_together())
         if not (chosen.model or chosen.alone):
             stack.enter_context(controller())
         place = f"http://{chosen.host}:{taken.getsockname()[1]}"

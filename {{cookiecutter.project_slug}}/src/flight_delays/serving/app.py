@@ -199,6 +199,8 @@ def start() -> Guard:
         yield
         for task in tasks:
             task.cancel()
+        with contextlib.suppress(OSError):
+            store.leave()
         log.close()
 
     metrics.say(follower.served, time.time())

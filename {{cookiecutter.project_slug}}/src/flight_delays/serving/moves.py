@@ -8,6 +8,7 @@ from flight_delays.errors import InputError
 from flight_delays.serving.release import CANARY, SHADOW, Release, Store
 
 CHAMPION, CHALLENGER = "champion", "challenger"  # what the registry is to be told of
+OFFERED = "brought at the start:"
 _LOOK_SECONDS = 0.02
 
 
@@ -47,6 +48,33 @@ def serve(
         commit, data = _origin(tags)
         made = Release(version, previous=before, reason=reason, commit=commit, data=data)
         return store.publish(replace(made, pending=CHAMPION if pending else ""))
+
+
+def offer(store: Store, version: str, reason: str, new: bool) -> Release:
+    """Let a model that an image or a person brought take over, once.
+
+    Each replica brings it at each start. Whoever brings the same again changes nothing, so that what was rolled back
+    meanwhile stays so, however often a container is restarted.
+
+    Parameters
+    ----------
+    store
+        Of the service; the model is in it.
+    version
+        The new champion.
+    reason
+        Why; what was brought before is told by it.
+    new
+        Whether its files were not in the store yet.
+    """
+    with store.locked():
+        now = store.read()
+        brought = (entry for entry in store.past("release", 1000) if entry["reason"].startswith(OFFERED))
+        last = next(brought, None)
+        if now and not new and last and last["champion"] == version:
+            return now
+        before = (now.previous if now.champion == version else now.champion) if now else None
+        return store.publish(Release(version, previous=before, reason=f"{OFFERED} {reason}"))
 
 
 def challenge(

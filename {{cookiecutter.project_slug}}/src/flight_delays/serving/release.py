@@ -8,7 +8,8 @@ The folder that holds it, the store, also holds the models it names, so the serv
     workers/*.json    what each worker has loaded
     predictions/      the prediction log
     labels/           what turned out to be true
-    metrics/          counts of all workers
+
+Several replicas may share one store: what a process writes by itself is named by its machine, or container, and number.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ from flight_delays.errors import InputError
 STORE = Path("models/serving")
 CANARY, SHADOW = "canary", "shadow"
 REPORT_SECONDS = 5.0  # between two reports of a worker
-_SILENT_SECONDS = 30.0  # after which a worker is taken for dead
+_SILENT_SECONDS = 3 * REPORT_SECONDS  # after which a worker is taken for dead; sooner than anybody stops waiting for it
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,7 @@ class Store:
         self.file, self.history = self.folder / "release.json", self.folder / "history.jsonl"
         self.predictions, self.workers = self.folder / "predictions", self.folder / "workers"
         self.labels = self.folder / "labels"
-        own = (self.predictions, self.workers, self.labels, self.folder / "models", self.folder / "metrics")
-        for part in (self.folder, *own):
+        for part in (self.folder, self.folder / "models", self.predictions, self.workers, self.labels):
             try:
                 part.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
@@ -129,8 +129,10 @@ class Store:
         """Give the folder of a version's model, there or not."""
         return self.folder / "models" / version
 
-    def add(self, version: str, folder: Path) -> None:
+    def add(self, version: str, folder: Path) -> bool:
         """Copy a model in, as a whole or not at all; another one of this name, of a registry that is gone, makes way.
+
+        Whether it was not there yet is returned.
 
         Parameters
         ----------
@@ -141,7 +143,7 @@ class Store:
         """
         goal = self.model(version)
         if _same(goal, folder):
-            return
+            return False
         with tempfile.TemporaryDirectory(dir=goal.parent, prefix=".") as temporary:
             copy = shutil.copytree(folder, Path(temporary) / "model")
             with contextlib.suppress(FileNotFoundError):
@@ -151,6 +153,8 @@ class Store:
             except OSError:  # somebody else was quicker
                 if not _same(goal, folder):
                     raise
+                return False
+        return True
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -237,11 +241,19 @@ class Store:
         loaded
             Plain data; the process's number is added.
         """
-        goal = self.workers / f"{os.uname().nodename}-{os.getpid()}.json"
+        goal = self._own_report
         handle, name = tempfile.mkstemp(dir=self.workers, prefix=".")
         with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123 (a descriptor)
             json.dump(loaded | {"pid": os.getpid()}, file)
         Path(name).rename(goal)
+
+    def leave(self) -> None:
+        """Take this process's report back: nobody is to wait for it any more."""
+        self._own_report.unlink(missing_ok=True)
+
+    @property
+    def _own_report(self) -> Path:
+        return self.workers / f"{os.uname().nodename}-{os.getpid()}.json"
 
     def reports(self) -> list[dict[str, Any]]:
         """Give what each worker that is alive has loaded, on any machine; those of dead ones are removed."""

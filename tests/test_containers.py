@@ -1,0 +1,214 @@
+"""Do the images and the compose file hold? Built and run by a real engine: closed, under load, stopped and killed.
+
+Where no registry is reached, what stands before the replicas is Debian's package of the pinned program.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from cookiecutter.main import cookiecutter
+from projects import Made, commit, ok
+
+pytestmark = pytest.mark.slow
+
+HERE, THERE = "127.0.0.1:18473", "127.0.0.1:18474"
+CLOSED = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")  # noqa: S108
+READ_LOG = """
+import json
+from pathlib import Path
+from PACKAGE.serving import log
+print(json.dumps([record["id"] for record in log.read(Path("/store/predictions"))]))
+"""
+PROXY = """
+FROM python:3.11-slim
+RUN apt-get update -qq && apt-get install -qq --yes --no-install-recommends haproxy
+CMD ["haproxy", "-W", "-db", "-f", "/usr/local/etc/haproxy/haproxy.cfg"]
+"""
+
+
+def docker(*arguments: str, given: str = "", **more: str) -> str:
+    """Run docker; give what it printed."""
+    ran = subprocess.run(["docker", *arguments], input=given, capture_output=True, text=True, check=False, **more)  # type: ignore[call-overload]
+    assert ran.returncode == 0, f"docker {' '.join(arguments)}: {ran.stderr[-3000:]}"
+    return str(ran.stdout)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _engine() -> None:
+    if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
+        pytest.skip("no Docker engine runs here: `.ci/engine` starts one on Debian")
+
+
+@pytest.fixture(scope="module")
+def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    """Make a project of small data with a model, and its images; the images go in the end."""
+    folder = tmp_path_factory.mktemp("containers")
+    rows = "".join(f"{n % 7},{'rgb'[n % 3]},{'yes' if (n * 37 % 11 + n % 7) > 8 else 'no'}\n" for n in range(600))
+    (folder / "shop.csv").write_text(f"size,colour,sold\n{rows}")
+    answers = {"project_name": "Boxed Shop", "dataset": str(folder / "shop.csv"), "target": "sold"}
+    project = Made(Path(cookiecutter(str(template), no_input=True, extra_context=answers, output_dir=str(folder))))
+    ok(project.make("setup"))
+    commit(project, "Lock the environment")
+    ok(project.make("pipeline"))
+    for target in ("serve", "baked"):  # the host's network, so that a registry of packages is reached as from here
+        options = ("--network", "host", "--build-arg", "MODEL_VERSION=first", "--build-arg", "COMMIT=abc")
+        docker("build", *options, "--target", target, "--tag", f"boxed-shop-{target}:latest", str(project.path))
+    try:
+        yield project
+    finally:
+        docker("image", "rm", "--force", "boxed-shop-serve:latest", "boxed-shop-baked:latest")
+
+
+@contextmanager
+def load(place: str, key: str = "") -> Iterator[tuple[list[str], list[str]]]:
+    """Ask for predictions from four threads for the length of a `with` block; give the ids acknowledged, and the faults."""
+    acknowledged: list[str] = []
+    faults: list[str] = []
+    stop = threading.Event()
+    allowed = {"authorization": f"Bearer {key}"} if key else {}
+    with urllib.request.urlopen(urllib.request.Request(f"http://{place}/example", headers=allowed), timeout=10) as answer:
+        body = answer.read()
+
+    def ask() -> None:
+        while not stop.is_set():
+            name = uuid.uuid4().hex
+            request = urllib.request.Request(
+                f"http://{place}/predict", body, {"content-type": "application/json", "x-request-id": name} | allowed
+            )
+            try:
+                with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+                    answer.read()
+                    acknowledged.append(name)
+            except OSError as fault:
+                faults.append(repr(fault))
+                time.sleep(0.05)
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            pool.submit(ask)
+        try:
+            yield acknowledged, faults
+        finally:
+            stop.set()
+
+
+def logged(volume: str) -> list[str]:
+    """Give the ids in the prediction log of a volume."""
+    code = READ_LOG.replace("PACKAGE", "boxed_shop")
+    run = ("run", "--rm", "--volume", f"{volume}:/store", "--entrypoint", "python")
+    found: list[str] = json.loads(docker(*run, "boxed-shop-serve:latest", "-c", code))
+    return found
+
+
+def until_healthy(name: str) -> None:
+    """Wait for a container's health check."""
+    for _ in range(120):
+        if docker("inspect", "--format", "{{.State.Health.Status}}", name).strip() == "healthy":
+            return
+        time.sleep(0.5)
+    pytest.fail(f"{name} does not become healthy: {docker('logs', name)}")
+
+
+@pytest.mark.usefixtures("made")
+def test_the_image_serves_closed_and_loses_nothing_when_it_is_stopped_under_load() -> None:
+    name, volume = "boxed-shop-test", "boxed-shop-test"
+    docker(
+        "run",
+        "--detach",
+        "--name",
+        name,
+        *CLOSED,
+        "--volume",
+        f"{volume}:/store",
+        "--publish",
+        f"{HERE}:8000",
+        "boxed-shop-baked",
+    )
+    try:
+        until_healthy(name)
+        assert "uid=10001" in docker("exec", name, "id")
+        for absent in ("pip", "uv", "cc", "mlflow", "sklearn", "scipy", "dvc"):
+            look = f"import shutil, importlib.util as u; print(shutil.which({absent!r}), u.find_spec({absent!r}))"
+            assert docker("exec", name, "python", "-c", look).strip() == "None None", absent
+        labels = json.loads(docker("inspect", "--format", "{{json .Config.Labels}}", name))
+        assert labels["org.opencontainers.image.revision"] == "abc"
+        assert labels["org.opencontainers.image.version"] == "first"
+        with load(HERE) as (acknowledged, _):
+            time.sleep(3)
+            docker("stop", name)
+            assert docker("inspect", "--format", "{{.State.ExitCode}}", name).strip() == "0"
+        assert len(acknowledged) > 100
+        assert set(acknowledged) <= set(logged(volume))
+    finally:
+        docker("rm", "--force", name)
+        docker("volume", "rm", "--force", volume)
+
+
+@pytest.mark.usefixtures("made")
+def test_an_empty_store_ends_the_image_that_only_serves_in_one_line() -> None:
+    ran = subprocess.run(["docker", "run", "--rm", *CLOSED, "boxed-shop-serve"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert re.fullmatch(r"error: /store/release.json is missing, and no MLflow is here .*\n", ran.stderr)
+
+
+@pytest.fixture
+def stack(made: Made) -> Iterator[list[str]]:
+    """Two replicas behind the proxy, from the project's compose file; gives the command that goes on with it."""
+    image = yaml.safe_load((made.path / "compose.yaml").read_text(encoding="utf-8"))["services"]["proxy"]["image"]
+    if (
+        subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode
+        and subprocess.run(["timeout", "60", "docker", "pull", "--quiet", image], capture_output=True, check=False).returncode
+    ):
+        docker("build", "--network", "host", "--tag", image, "-", given=PROXY)
+    ok(subprocess.run(
+        ["uv", "run", "--no-sync", "python", "-c", "from boxed_shop.stack import make_secrets; make_secrets()"],
+        cwd=made.path, capture_output=True, text=True, check=False,
+    ))  # fmt: skip
+    compose = ["docker", "compose", "--project-directory", str(made.path), "--project-name", "boxed-shop-test"]
+    environment = {"PORT": THERE.rpartition(":")[2], "PATH": "/usr/local/bin:/usr/bin:/bin"}
+    try:
+        # its champion reaches the store as the one-shot `release` would bring it
+        docker("run", "--detach", "--name", "boxed-shop-first", "--volume", "boxed-shop-test_store:/store", "boxed-shop-baked")
+        until_healthy("boxed-shop-first")
+        docker("rm", "--force", "boxed-shop-first")
+        for part in ("service", "proxy"):
+            up = [*compose, "up", "--no-build", "--no-deps", "--detach", "--wait", part]
+            ok(subprocess.run(up, env=environment, capture_output=True, text=True, check=False))
+        yield compose
+    finally:
+        subprocess.run([*compose, "down", "--volumes"], env=environment, capture_output=True, check=False)
+
+
+def test_a_replica_that_is_killed_or_stopped_is_replaced_by_the_other(made: Made, stack: list[str]) -> None:
+    key = (made.path / ".secrets/client_key").read_text(encoding="utf-8")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"http://{THERE}/example", timeout=10)
+    with pytest.raises(urllib.error.HTTPError, match="404"):  # counts are for those inside
+        urllib.request.urlopen(f"http://{THERE}/metrics", timeout=10)
+    first, second = subprocess.run([*stack, "ps", "-q", "service"], capture_output=True, text=True, check=True).stdout.split()
+    with load(THERE, key) as (acknowledged, faults):
+        time.sleep(2)
+        docker("stop", first)
+        time.sleep(1)
+        docker("start", first)
+        until_healthy(first)
+        time.sleep(3)  # until the proxy has seen it
+        docker("kill", second)
+        before = len(acknowledged)
+        time.sleep(3)
+    assert len(acknowledged) > before + 100
+    assert len(faults) <= 8, faults  # what the two were about to answer
+    assert set(acknowledged) <= set(logged("boxed-shop-test_store"))

@@ -1,0 +1,89 @@
+"""Does every panel of every board show something, for the one who is on call at night?"""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.monitoring import boards
+from tests.monitoring.conftest import Watched
+
+RUNBOOK = ROOT / "docs/runbook.md"
+by_board = pytest.mark.parametrize("path", boards.PATHS, ids=lambda path: path.stem)
+
+
+def test_there_are_boards() -> None:
+    assert {path.stem for path in boards.PATHS} == {"service", "model", "data", "release", "pipeline"}
+
+
+@by_board
+def test_every_panel_and_variable_shows_something(path: Path, watched: Watched) -> None:
+    board = boards.read(path)
+    assert not boards.faults(board, watched.prometheus, watched.known)
+    for variable in board["templating"]["list"]:
+        if variable["type"] == "query":
+            asked = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
+            assert asked
+            values = watched.prometheus.get(f"label/{asked[2]}/values", **{"match[]": asked[1]})
+            assert set(values) == {"1", "2"}
+
+
+def test_a_panel_that_shows_nothing_is_seen(watched: Watched) -> None:
+    sound = boards.read(boards.FOLDER / "service.json")
+    planted = {
+        "no metric is called service_log_failure_total": ("service_log_failures_total", "service_log_failure_total"),
+        "it gives nothing": ('up{job="service"}', 'up{job="services"}'),
+        "the legend names state": ("{{status}}", "{{state}}"),
+        "series, and one number is shown": ("sum(service:requests:rate5m)", "service:requests:rate5m"),
+        "parse error": ("sum(service:requests:rate5m)", "sum(service:requests:rate5m"),
+    }
+    for words, (right, wrong) in planted.items():
+        board = copy.deepcopy(sound)
+        changed = 0
+        for panel in board["panels"]:
+            for target in panel["targets"]:
+                for part in ("expr", "legendFormat"):
+                    if right in target.get(part, "") and not changed:
+                        target[part] = target[part].replace(right, wrong)
+                        changed += 1
+        assert changed == 1
+        (fault,) = boards.faults(board, watched.prometheus, watched.known)
+        assert words in fault
+
+
+@by_board
+def test_a_board_can_be_read(path: Path) -> None:
+    board = boards.read(path)
+    assert board["uid"] == path.stem
+    assert not boards.layout_faults(board)
+
+
+def test_a_board_that_cannot_be_read_is_seen() -> None:
+    board = boards.read(boards.FOLDER / "service.json")
+    first, second, third, *_ = board["panels"]
+    second["gridPos"] = first["gridPos"] | {"x": 1}
+    del third["fieldConfig"]["defaults"]["unit"]
+    assert boards.layout_faults(board) == [
+        f"{second['title']}: it lies over {first['title']}",
+        f"{third['title']}: it has no unit",
+    ]
+
+
+@by_board
+def test_a_panel_leads_to_the_section_of_the_runbook_that_says_what_to_do(path: Path) -> None:
+    sections = {
+        re.sub(r"[^\w-]", "", title.lower().replace(" ", "-"))
+        for title in re.findall(r"^#+ (.+)$", RUNBOOK.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    leads = set(boards.links(boards.read(path)))
+    assert leads
+    assert leads <= sections
+
+
+def test_metrics_are_found_in_an_expression() -> None:
+    found = boards.metrics(
+        'topk(3, max by (a, le) (rate(a_total{b="c", d=~"e|f"}[5m]))) / on (g) group_left h:i:j or vector(0) > 1e3'
+    )
+    assert found == {"a_total", "h:i:j"}

@@ -67,6 +67,8 @@ def queries(board: Board) -> Iterator[Query]:
     board
         From `read`.
     """
+    for entry in board["annotations"]["list"]:
+        yield Query(entry["name"], entry["expr"], "", single=False, may_be_empty=True)
     for panel in board["panels"]:
         empty = panel["fieldConfig"]["defaults"]["noValue"] != NO_DATA
         for target in panel["targets"]:
@@ -89,7 +91,7 @@ def metrics(expression: str) -> set[str]:
     return {name for name in names if name not in _WORDS and not name.isdecimal()}
 
 
-def faults(board: Board, prometheus: Prometheus, known: set[str]) -> list[str]:
+def faults(board: Board, prometheus: Prometheus, known: re.Pattern[str]) -> list[str]:
     """Ask all that a board asks, and name what does not give what the panel needs.
 
     Parameters
@@ -99,13 +101,13 @@ def faults(board: Board, prometheus: Prometheus, known: set[str]) -> list[str]:
     prometheus
         That scrapes a service under traffic.
     known
-        Names of all metrics that there can be.
+        Matches the names of all metrics that there can be.
     """
     found = []
     for query in queries(board):
         where = f"{board['uid']}, {query.panel}: {query.expression}"
-        if unknown := metrics(query.expression) - known:
-            found.append(f"{where}: no metric is called {', '.join(sorted(unknown))}")
+        if unknown := sorted(name for name in metrics(query.expression) if not known.fullmatch(name)):
+            found.append(f"{where}: no metric is called {', '.join(unknown)}")
             continue
         try:
             series = prometheus.query(query.expression)

@@ -74,7 +74,7 @@ def test_one_request_is_followed_from_line_to_run(finished_project: Project, cop
 
 def test_a_request_that_was_not_answered_is_said_in_one_line(finished_project: Project, copy: Copy) -> None:
     project = copy(finished_project)
-    (project.path / STORE / "predictions").mkdir(parents=True)
+    (project.path / STORE / "predictions").mkdir(parents=True, exist_ok=True)
     told = ran(project, "nobody")
     assert (told.returncode, told.stdout) == (1, "")
     assert told.stderr == (

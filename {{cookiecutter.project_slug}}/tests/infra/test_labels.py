@@ -52,9 +52,7 @@ def label(trial: Trial, project: Project) -> None:
         json.dumps({"id": f"request-{number}", "row": 0, "truth": truths[number % len(truths)]})
         for number in range(REQUESTS)
     ]
-    folder = trial.store.folder / "labels"
-    folder.mkdir()
-    (folder / "late.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (trial.store.labels / "late.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def test_without_labels_that_are_wanted_nothing_is_decided(trial: Trial) -> None:

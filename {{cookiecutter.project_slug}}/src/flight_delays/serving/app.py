@@ -23,7 +23,7 @@ from flight_delays.serving.guard import API_KEYS, App, Guard, Keys, Rates, Recei
 from flight_delays.serving.lean import without_pandas
 from flight_delays.serving.log import PredictionLog
 from flight_delays.serving.protocol import Protocol
-from flight_delays.serving.release import Store
+from flight_delays.serving.release import REPORT_SECONDS, Store
 from flight_delays.serving.roles import MAX_ROWS, Follower, Loaded, Roles, Served
 from flight_delays.serving.service import MAX_LISTED, RefusedError, Service
 from flight_delays.settings import params
@@ -204,9 +204,10 @@ def start() -> Guard:
     @contextlib.asynccontextmanager
     async def live(_: FastAPI) -> AsyncIterator[None]:
         tell(said, follower.served)
-        watch = asyncio.create_task(follower.watch(changed))
+        tasks = [asyncio.create_task(follower.watch(changed)), asyncio.create_task(_say_memory())]
         yield
-        watch.cancel()
+        for task in tasks:
+            task.cancel()
         log.close()
         said.close()
 
@@ -238,6 +239,12 @@ def tell(log: Log, served: Served) -> None:
     )
     for version, why in served.refused.items():
         log.say(f"version {version} is not served", "error", action="refuse", reason=why, model=version)
+
+
+async def _say_memory() -> None:
+    while True:
+        metrics.say_memory()
+        await asyncio.sleep(REPORT_SECONDS)
 
 
 class _Lane:

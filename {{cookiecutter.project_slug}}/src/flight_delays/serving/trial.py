@@ -26,7 +26,7 @@ class Trial:
     def __init__(self, store: Store, release: Release, chosen: dict[str, Any]) -> None:
         self.store, self.release, self.challenger = store, release, str(release.challenger)
         began = datetime.fromisoformat(release.since)
-        self._records, self._labels = Tail(store.predictions, began), Tail(store.folder / "labels")
+        self._records, self._labels = Tail(store.predictions, began), Tail(store.labels)
         self._refused = ""
         try:
             models = [Model.load(store.model(version)) for version in (release.champion, self.challenger)]

@@ -58,7 +58,10 @@ def _prediction(record: Record) -> Station:
 @report_errors
 def main() -> None:
     """Print the stations of one request."""
-    parser = argparse.ArgumentParser(prog="python -m flight_delays.monitoring.follow", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m flight_delays.monitoring.follow",
+        description=__doc__,
+    )
     parser.add_argument("id", help="of the request: its X-Request-Id, which is also in the answer")
     for station, known in follow(parser.parse_args().id, Store()):
         print(station)

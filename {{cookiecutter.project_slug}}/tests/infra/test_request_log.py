@@ -3,23 +3,28 @@
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from flight_delays.errors import InputError
-from flight_delays.serving import door, ecs
-from flight_delays.serving.app import build
+from flight_delays.serving import controller, door, ecs, moves
+from flight_delays.serving.app import build, tell
 from flight_delays.serving.ecs import Log, trace_of
 from flight_delays.serving.guard import Guard, Keys, Rates, make_key
+from flight_delays.serving.release import SHADOW, Release, Store
 from flight_delays.serving.roles import Served
 from flight_delays.serving.service import Service
 
 from tests.conftest import MARKER, Project
+from tests.service import environment
 from tests.tiny import running, tiny
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -198,3 +203,45 @@ def test_words_of_libraries_come_in_the_same_form_without_those_of_a_fault(pipe:
         "Task was never retrieved", "error", "ValueError",
     )  # fmt: skip
     assert MARKER not in json.dumps(line)
+
+
+@pytest.mark.parametrize(("commit", "version"), [("4711abc", "4711abc"), ("", "none")])
+def test_code_that_is_not_installed_has_the_version_of_its_image(
+    monkeypatch: pytest.MonkeyPatch, commit: str, version: str
+) -> None:
+    monkeypatch.setattr(ecs, "SERVICE", "nobody-installed-this")
+    monkeypatch.setenv("COMMIT", commit)
+    pipe = Pipe()
+    pipe.log.say("it runs", "warning")
+    assert [line["service.version"] for line in pipe.read()] == [version]
+
+
+def test_a_decision_of_the_controller_is_a_line(fresh_project: Project, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.publish(Release("1"))
+    release = moves.challenge(store, "2", SHADOW, 0.5, "it has no model")
+    process = subprocess.Popen(
+        [sys.executable, "-m", controller.__name__],
+        cwd=fresh_project.path,
+        env=environment() | {"SERVING_DIR": str(store.folder)},
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout
+    line = json.loads(process.stdout.readline())
+    process.terminate()
+    process.communicate(timeout=30)
+    assert set(line) == ALWAYS | {"event.action", "event.reason", "labels.challenger_version", "labels.release"}
+    assert (line["event.dataset"], line["event.action"]) == ("controller.event", "roll back")
+    assert (line["labels.challenger_version"], line["labels.release"]) == ("2", release.id)
+
+
+def test_what_is_served_and_what_is_refused_are_lines(service: Service, pipe: Pipe) -> None:
+    service.served.refused = {"8": "it does not answer its golden rows"}
+    try:
+        tell(pipe.log, service.served)
+    finally:
+        service.served.refused = {}
+    served, refused = pipe.read()
+    assert (served["event.action"], served["labels.model_version"]) == ("release", "7")
+    assert (refused["log.level"], refused["labels.model_version"]) == ("error", "8")
+    assert refused["event.reason"] == "it does not answer its golden rows"

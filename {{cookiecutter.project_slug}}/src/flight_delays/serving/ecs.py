@@ -13,7 +13,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 import msgspec
@@ -125,7 +125,7 @@ class Log:
         if level not in LEVELS:
             raise InputError(f"the environment variable {LOG} is {level!r}: use one of {', '.join(LEVELS)}")
         self.all = level == "info"
-        self._part, self._version, self._tier = part, version(SERVICE), tier()
+        self._version, self._tier = _version(), tier()
         self._requests, self._events = f"{part}.request", f"{part}.event"
         self._lines = _Lines(file, dropped)
 
@@ -316,6 +316,14 @@ class _Handler(logging.Handler):
         level: Level = "error" if record.levelno >= logging.ERROR else "warning"
         error = record.exc_info[1] if record.exc_info else None
         self._log.say(record.getMessage().split("\n")[0], level, error)
+
+
+def _version() -> str:
+    """Name the commit that an image was made from, else the version that is installed."""
+    try:
+        return os.environ.get("COMMIT") or version(SERVICE)
+    except PackageNotFoundError:  # the code was copied there
+        return "none"
 
 
 def _where(error: BaseException) -> str:

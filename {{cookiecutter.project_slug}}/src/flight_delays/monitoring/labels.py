@@ -33,7 +33,7 @@ from flight_delays.serving.door import plain
 from flight_delays.serving.log import Tail, read
 from flight_delays.serving.release import Store
 from flight_delays.settings import params
-from flight_delays.source import cast, cast_column, connect, open_source, quote
+from flight_delays.source import cast, cast_column, connect, open_source
 
 REPORT, REFUSED = Path("reports/labels.json"), Path("reports/labels_refused.csv")
 STATES = ("new", "late", "repeated", "contradicting", "unknown")
@@ -100,8 +100,8 @@ def _read(target: Column, path: Path) -> Sent:
                 raise InputError(f"{path} has no column {name!r}: it needs id, {target.name}, and row if not all are 0")
         row = cast("row", stored["row"], "integer") if "row" in stored else "0"
         found = connection.execute(
-            f"SELECT CAST(id AS VARCHAR), {row}, {cast_column(target, stored[target.name])}, "
-            f"CAST({quote(target.name)} AS VARCHAR) FROM source"
+            f"SELECT {cast('id', stored['id'], 'string')}, {row}, {cast_column(target, stored[target.name])}, "
+            f"{cast(target.name, stored[target.name], 'string')} FROM source"
         ).fetchall()
     for line, (name, row, truth, written) in enumerate(found, 1):
         words = ""

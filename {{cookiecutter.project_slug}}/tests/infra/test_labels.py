@@ -36,7 +36,7 @@ def trial(finished_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for number in range(REQUESTS):
         request = service.read(served.now, json.dumps({"rows": [sent[number % len(sent)]]}).encode())
         name = f"request-{number}"
-        _, other = service.predict(served.now, request, name, name)
+        other = service.predict(served.now, request, name, name).other
         assert other is not None
         service.ask_as_well(served.now, request, name, other)
     quick: dict[str, Any] = {"least": 200, "failures": 0.1, "warnings": 0.1, "labels": 100, "latency": 50.0}

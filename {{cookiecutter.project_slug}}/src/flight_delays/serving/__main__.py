@@ -135,7 +135,7 @@ def serve(taken: socket.socket, workers: int, words: str) -> None:
     workers
         How many processes.
     words
-        Printed once the model is known to be sound.
+        Said once the model is known to be sound.
 
     Raises
     ------
@@ -154,6 +154,7 @@ def serve(taken: socket.socket, workers: int, words: str) -> None:
         loop="uvloop",
         workers=workers,
         backlog=_WAITING,
+        log_config=None,  # what uvicorn has to say goes into the service's log
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -162,7 +163,10 @@ def serve(taken: socket.socket, workers: int, words: str) -> None:
         timeout_worker_healthcheck=_SHUTDOWN_SECONDS,
     )
     taken.listen(_WAITING)
-    print(words, flush=True)
+    if checked.log and checked.log.all:
+        checked.log.say(words)
+    else:
+        print(words, flush=True)
     if workers == 1:
         uvicorn.Server(config).run(sockets=[taken])
     else:

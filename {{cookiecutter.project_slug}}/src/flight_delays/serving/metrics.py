@@ -27,6 +27,7 @@ REQUESTS = Counter("service_requests", "Requests, by what was asked and how it w
 SECONDS = Histogram("service_request_seconds", "From a request's last byte to its answer", buckets=_SECONDS)
 VIOLATIONS = Counter("service_violations", "What broke the contract", ["column", "rule", "action"])
 LOG_FAILURES = Counter("service_log_failures", "Predictions that could not be written to the prediction log")
+LINES_DROPPED = Counter("service_lines_dropped", "Lines of the request log that nobody took in time")
 OVERLOADED = Counter("service_overloaded", "Requests refused at once, since too many were waiting")
 ROWS = Counter("model_rows", "Rows predicted", ["version", "role"])
 PREDICT_SECONDS = Histogram(

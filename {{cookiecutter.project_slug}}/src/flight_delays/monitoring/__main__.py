@@ -28,6 +28,7 @@ from flight_delays.contract import Contract, read_document
 from flight_delays.errors import InputError, report_errors
 from flight_delays.monitoring import age, speed
 from flight_delays.pipeline.ingest import ROWS
+from flight_delays.serving.ecs import Log
 from flight_delays.serving.release import Release, Store
 from flight_delays.settings import params
 
@@ -58,7 +59,7 @@ class Job:
     seconds: float | None = None
     failed: bool | None = None
 
-    def run(self, store: Store) -> None:
+    def run(self, store: Store, log: Log) -> None:
         """Run it, unless there is nothing yet for it to look at."""
         self.due = time.monotonic() + self.minutes * 60
         needed = {"quality": store.labels, "skew": store.predictions}.get(self.name)
@@ -72,7 +73,7 @@ class Job:
         self.failed = not report.is_file() or report.stat().st_mtime < began - 1
         if done.returncode:
             said = done.stderr.strip().split("\n")[-1][:500]
-            print(json.dumps({"message": f"{self.name}: {said}", "failed": self.failed}), flush=True)
+            log.say(f"{self.name}: {said}", "error" if self.failed else "warning")
 
 
 @dataclass(eq=False)  # a registry tells collectors apart by identity
@@ -85,10 +86,13 @@ class Watch:
         Of the service.
     jobs
         Run beside.
+    log
+        Is told of what cannot be read.
     """
 
     store: Store
     jobs: list[Job] = field(default_factory=list)
+    log: Log = field(default_factory=lambda: Log("monitor"))
 
     def collect(self) -> Iterable[Metric]:
         """Give the metrics; a report that cannot be read leaves its own out."""
@@ -100,7 +104,7 @@ class Watch:
             try:
                 yield from part
             except (InputError, OSError, ValueError, KeyError) as error:
-                print(json.dumps({"message": "a report cannot be read", "error": str(error)[:300]}), flush=True)
+                self.log.say("a report cannot be read", "warning", error)
 
     def _jobs(self) -> Iterator[Metric]:
         success = _gauge("job_last_success_timestamp_seconds", "When a job last left its report", "job_name")
@@ -279,7 +283,10 @@ def _one(name: str, words: str, value: float) -> GaugeMetricFamily:
 @report_errors
 def main() -> None:
     """Watch until stopped."""
-    parser = argparse.ArgumentParser(prog="python -m flight_delays.monitoring", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m flight_delays.monitoring",
+        description="Run the jobs of monitoring, and show Prometheus what they find.",
+    )
     parser.add_argument("--port", type=int, default=PORT, help=f"for Prometheus (default: {PORT})")
     parser.add_argument("--host", default=HOST, help=f"the address to listen at (default: {HOST})")
     chosen = parser.parse_args()
@@ -298,7 +305,7 @@ def main() -> None:
     while not stopping.wait(1):
         for job in watch.jobs:
             if time.monotonic() >= job.due and not stopping.is_set():
-                job.run(store)
+                job.run(store, watch.log)
     server.shutdown()
 
 

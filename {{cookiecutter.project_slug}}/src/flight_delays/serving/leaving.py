@@ -1,4 +1,4 @@
-"""Is this replica about to stop? It says so while it still answers, until the proxy has sent the next ones elsewhere."""
+"""Will this replica stop soon? It says so while it still answers, until the proxy has sent the next ones elsewhere."""
 
 import os
 import signal

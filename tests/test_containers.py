@@ -190,6 +190,7 @@ def stack(made: Made) -> Iterator[list[str]]:
         yield compose
     finally:
         subprocess.run([*compose, "down", "--volumes"], env=environment, capture_output=True, check=False)
+        docker("volume", "rm", "--force", "boxed-shop-test_store")  # which compose did not make
 
 
 def test_a_replica_that_is_killed_or_stopped_is_replaced_by_the_other(made: Made, stack: list[str]) -> None:

@@ -190,6 +190,7 @@ def stack(made: Made) -> Iterator[list[str]]:
         yield compose
     finally:
         subprocess.run([*compose, "down", "--volumes"], env=environment, capture_output=True, check=False)
+        docker("volume", "rm", "--force", "boxed-shop-test_store")  # which compose did not make
 
 
 def test_a_replica_that_is_killed_or_stopped_is_replaced_by_the_other(made: Made, stack: list[str]) -> None:
@@ -203,6 +204,7 @@ def test_a_replica_that_is_killed_or_stopped_is_replaced_by_the_other(made: Made
         time.sleep(2)
         docker("stop", first)
         time.sleep(1)
+        assert faults == []  # it said before that it would
         docker("start", first)
         until_healthy(first)
         time.sleep(3)  # until the proxy has seen it
@@ -210,5 +212,5 @@ def test_a_replica_that_is_killed_or_stopped_is_replaced_by_the_other(made: Made
         before = len(acknowledged)
         time.sleep(3)
     assert len(acknowledged) > before + 100
-    assert len(faults) <= 8, faults  # what the two were about to answer
+    assert len(faults) <= 4, faults  # of each thread, what the second was about to answer
     assert set(acknowledged) <= set(logged("boxed-shop-test_store"))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from flight_delays import serving
@@ -74,7 +75,7 @@ def test_counts_that_are_kept_in_one_place_are_seen_to_mix(
 ) -> None:
     source = shutil.copytree(ROOT / "src", tmp_path / "src")
     (path,) = source.glob("*/serving/__main__.py")
-    own = 'os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder'
+    own = "os.environ[leaving.FOLDER] = folder"
     text = path.read_text(encoding="utf-8")
     assert text.count(own) == 1
     path.write_text(text.replace(own, own.replace("folder", 'os.environ["HOME"]')), encoding="utf-8")
@@ -122,3 +123,17 @@ def test_where_only_serving_is_installed_a_store_without_release_says_what_to_do
     ran = released.run("python", "-c", START.format(module=serving.__name__))
     assert (ran.returncode, len(ran.stderr.splitlines())) == (1, 1), ran.stderr
     assert "is missing, and no MLflow is here to ask for the champion: run `python -m " in ran.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_replica_that_will_stop_says_so_and_answers_meanwhile(released: Project, workers: str) -> None:
+    with serve(released, "--alone", "--workers", workers, "--drain", "2") as client:
+        assert until(lambda: len(store_of(released).reports()) == int(workers), 30)
+        (parent,) = psutil.Process().children()
+        assert client.get("/health/ready").status_code == 200
+        parent.terminate()
+        assert until(lambda: client.get("/health/ready").status_code == 503, 1.5)
+        assert client.get("/health/live").status_code == 200
+        ask(client, "last")
+        assert parent.wait(15) == 0
+    assert [record["id"] for record in log.read(store_of(released).predictions)] == ["last"]

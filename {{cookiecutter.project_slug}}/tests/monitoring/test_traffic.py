@@ -32,8 +32,12 @@ def rules(contract: Contract, sent: list[bytes]) -> Counter[str]:
     """Count what the door says to each body: the first rule that it breaks, or none."""
     at_the_door, found = Door(contract, 10), Counter[str]()
     for body in sent:
-        _, violations = at_the_door.read(body)
-        found[violations[0].rule if violations else "none"] += 1
+        try:
+            _, violations = at_the_door.read(body)
+        except ValueError:
+            found["no JSON"] += 1
+        else:
+            found[violations[0].rule if violations else "none"] += 1
     return found
 
 

@@ -258,7 +258,7 @@ def main() -> None:
     """Send, and print what came back."""
     parser = argparse.ArgumentParser(
         prog="python -m flight_delays.monitoring.traffic",
-        description=__doc__,
+        description=__doc__.partition("\n")[0],
     )
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the service or its proxy")
     parser.add_argument("--rate", type=float, default=50.0, help="requests a second")

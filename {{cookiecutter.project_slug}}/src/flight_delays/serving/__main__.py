@@ -14,10 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import uvicorn
-from uvicorn.supervisors import Multiprocess
 
 from flight_delays.errors import InputError, report_errors
-from flight_delays.serving import moves
+from flight_delays.serving import leaving, moves
 from flight_delays.serving.release import Release, Store
 from flight_delays.settings import params
 
@@ -96,7 +95,7 @@ def count_together() -> Iterator[None]:
     The folder of counts is this start's own: other replicas share the store, and each is asked for its counts.
     """
     with tempfile.TemporaryDirectory(prefix="metrics-") as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        os.environ[leaving.FOLDER] = folder
         yield
 
 
@@ -125,7 +124,7 @@ def controller() -> Iterator[None]:
         keeper.join()
 
 
-def serve(taken: socket.socket, workers: int, words: str) -> None:
+def serve(taken: socket.socket, workers: int, words: str, drain: float = 0.0) -> None:
     """Answer requests until a signal comes; what is being answered then is finished.
 
     Parameters
@@ -136,6 +135,8 @@ def serve(taken: socket.socket, workers: int, words: str) -> None:
         How many processes.
     words
         Said once the model is known to be sound.
+    drain
+        Seconds in which it still answers after it was asked to stop, and says that it will.
 
     Raises
     ------
@@ -168,9 +169,11 @@ def serve(taken: socket.socket, workers: int, words: str) -> None:
     else:
         print(words, flush=True)
     if workers == 1:
-        uvicorn.Server(config).run(sockets=[taken])
+        leaving.Server(config, drain).run(sockets=[taken])
     else:
-        Multiprocess(config, sockets=[taken]).run()
+        several = leaving.Workers(config, sockets=[taken])
+        several.seconds = drain
+        several.run()
 
 
 @report_errors
@@ -185,6 +188,7 @@ def main() -> None:
     parser.add_argument("--host", default=HOST, help=f"the address to listen at (default: {HOST})")
     parser.add_argument("--workers", type=int, default=params("serve")["workers"], help="processes that answer")
     parser.add_argument("--alone", action="store_true", help="without the controller: nothing changes by itself")
+    parser.add_argument("--drain", type=float, default=0.0, help="seconds that a proxy has to see that this will stop")
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what is opened here is closed, too
     with ExitStack() as stack:
@@ -197,7 +201,7 @@ def main() -> None:
         if not (chosen.model or chosen.alone):
             stack.enter_context(controller())
         place = f"http://{chosen.host}:{taken.getsockname()[1]}"
-        serve(taken, chosen.workers, f"serving version {release.champion} at {place}, try {place}/docs")
+        serve(taken, chosen.workers, f"serving version {release.champion} at {place}, try {place}/docs", chosen.drain)
 
 
 if __name__ == "__main__":

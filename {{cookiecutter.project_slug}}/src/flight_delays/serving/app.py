@@ -17,7 +17,7 @@ from msgspec import UNSET
 from flight_delays import features
 from flight_delays.explain import explain
 from flight_delays.model import Model
-from flight_delays.serving import door, metrics, page
+from flight_delays.serving import door, leaving, metrics, page
 from flight_delays.serving.ecs import Log
 from flight_delays.serving.guard import API_KEYS, App, Guard, Keys, Rates, Receive, Send
 from flight_delays.serving.lean import without_pandas
@@ -176,8 +176,10 @@ def _tell(app: FastAPI, service: Service) -> None:
         return {"status": "alive"}
 
     @app.get("/health/ready")
-    async def ready() -> dict[str, Any]:
+    async def ready() -> Any:
         """Say that requests are answered."""
+        if leaving.announced():
+            return _json({"status": "leaving"}, 503)
         now = served.now.champion
         return {"status": "ready", "model": {"name": now.model.contract.id, "version": now.version}}
 

@@ -3,7 +3,7 @@
 They lie in `.secrets`, a folder that git and images leave out and that is closed to other users of this machine. The
 files in it are readable, since each container sees its own of them under whatever user it runs as.
 
-    client_key, prometheus_key, monitor_key   what opens the service; `service.env` holds their hashes
+    client_key, metrics_key, monitor_key   what opens the service; `service.env` holds their hashes
     postgres_password, postgres_service       of MLflow's database, and the same as libpq reads it
     objects.json, objects_credentials         of the object store, and the same as its clients read it
     grafana_password                          of its user `admin`
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from flight_delays.errors import InputError, report_errors
 
 FOLDER = Path(".secrets")
-_KEYS = ("client", "prometheus", "monitor")
+_KEYS = ("client", "metrics", "monitor")
 _WORDS = (
     *(f"{name}_key" for name in _KEYS),
     "postgres_password",

@@ -205,6 +205,19 @@ class Registry:
             raise InputError(f"version {number} of {self.name} at {tracking_uri()}: {_first_line(error)}") from None
         return Version(str(found.version), found.run_id, dict(found.tags))
 
+    def metrics(self, version: Version) -> dict[str, float]:
+        """Give the metrics of the run that made a version.
+
+        Raises
+        ------
+        InputError
+            The registry does not answer.
+        """
+        try:
+            return dict(self.client.get_run(version.run).data.metrics)
+        except MlflowException as error:
+            raise InputError(f"run {version.run} at {tracking_uri()}: {_first_line(error)}") from None
+
     def before(self, number: str) -> Version | None:
         """Give the newest version before another that passed the gate and was not refused on live requests."""
         found = self.client.search_model_versions(f"name = '{self.name}' and tags.gate = 'passed'")

@@ -5,7 +5,6 @@ import contextlib
 import hmac
 import http.client
 import json
-import logging
 import os
 import select
 import shutil
@@ -29,6 +28,7 @@ from flight_delays.model import Model
 from flight_delays.serving import app as application
 from flight_delays.serving import door, guard, metrics, protocol
 from flight_delays.serving.app import MAX_BYTES, build
+from flight_delays.serving.ecs import Log
 from flight_delays.serving.guard import HEADERS, Guard, Keys, Rates, make_key
 from flight_delays.serving.log import PredictionLog
 from flight_delays.serving.release import STORE, Release, Store
@@ -223,19 +223,22 @@ class Failing:
 
 
 def test_a_fault_shows_neither_its_words_nor_its_traces(
-    made: tuple[Model, list[dict[str, Any]]], body: bytes, caplog: pytest.LogCaptureFixture
+    made: tuple[Model, list[dict[str, Any]]], body: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    broken = Guard(build(Service(Served.of(Model(made[0].contract, Failing()), "8"))), Keys(""), Rates(0))
+    log = Log("service")
+    broken = Guard(build(Service(Served.of(Model(made[0].contract, Failing()), "8"))), Keys(""), Rates(0), log)
     before = counted("model_failures_total", version="8", role="champion", kind="ValueError")
-    with running(broken) as port, caplog.at_level(logging.DEBUG):
+    with running(broken) as port:
         answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=body, headers={"X-Request-ID": "the-one"})
         page = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    log.close()
+    written, complained = capfd.readouterr()
     assert answer.status_code == 500
     assert not [word for word in (MARKER, "Traceback", "ValueError", ".py") if word in answer.text]
-    assert MARKER not in caplog.text + page
-    (record,) = (json.loads(entry.getMessage()) for entry in caplog.records if "a request failed" in entry.getMessage())
-    assert (record["request"], record["path"], record["error"]) == ("the-one", "/predict", "ValueError")
-    assert any("predict" in where for where in record["where"])
+    assert MARKER not in written + complained + page
+    (line,) = (line for line in map(json.loads, written.splitlines()) if line["log.level"] == "error")
+    assert (line["http.request.id"], line["url.path"], line["error.type"]) == ("the-one", "/predict", "ValueError")
+    assert "service.py" in line["error.stack_trace"]
     assert counted("model_failures_total", version="8", role="champion", kind="ValueError") == before + 1
 
 

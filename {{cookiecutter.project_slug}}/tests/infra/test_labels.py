@@ -36,7 +36,7 @@ def trial(finished_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for number in range(REQUESTS):
         request = service.read(served.now, json.dumps({"rows": [sent[number % len(sent)]]}).encode())
         name = f"request-{number}"
-        _, other = service.predict(served.now, request, name, name)
+        other = service.predict(served.now, request, name, name).other
         assert other is not None
         service.ask_as_well(served.now, request, name, other)
     quick: dict[str, Any] = {"least": 200, "failures": 0.1, "warnings": 0.1, "labels": 100, "latency": 50.0}
@@ -52,9 +52,7 @@ def label(trial: Trial, project: Project) -> None:
         json.dumps({"id": f"request-{number}", "row": 0, "truth": truths[number % len(truths)]})
         for number in range(REQUESTS)
     ]
-    folder = trial.store.folder / "labels"
-    folder.mkdir()
-    (folder / "late.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (trial.store.labels / "late.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def test_without_labels_that_are_wanted_nothing_is_decided(trial: Trial) -> None:

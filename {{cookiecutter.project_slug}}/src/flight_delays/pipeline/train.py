@@ -21,6 +21,7 @@ from flight_delays.settings import params
 
 CANDIDATE = Path("models/candidate")
 LEARNING_CURVE = Path("reports/plots/learning_curve.csv")
+_WEEKLY = 200_000  # rows whose outputs are looked at week by week
 _COPIES = 3  # the matrix, the estimator's own form of it, and what fitting adds
 
 
@@ -72,6 +73,15 @@ def _evenly(part: str, max_rows: int) -> tuple[NDArray[np.intp] | None, int]:
     return None, total
 
 
+def _times(contract: Contract, max_rows: int) -> NDArray[np.datetime64] | None:
+    """Read when the training rows happened, where the contract has a time."""
+    if contract.time is None:
+        return None
+    rows, _ = _evenly("train", max_rows)
+    times = pq.read_table(PARTS["train"], columns=[contract.time.name])[contract.time.name].to_numpy()
+    return times if rows is None else times[rows]
+
+
 def refuse_too_large(rows: int, width: int) -> None:
     """Refuse a fit that the free memory cannot hold, before it starts.
 
@@ -121,7 +131,10 @@ def main() -> None:
     model = Model(contract, predictor, decided)
     model.save(CANDIDATE, CONTRACT)
     golden.write(model, pq.ParquetFile(PARTS["valid"]).read_row_group(0), CANDIDATE)
-    reference.write(contract, train[0], model.predict(valid[0]), CANDIDATE)
+    times, X = _times(contract, chosen["max_rows"]), train[0]
+    some = np.linspace(0, len(X) - 1, min(len(X), _WEEKLY)).astype(np.intp)
+    fitted = None if times is None else (model.predict(X[some]), times[some])
+    reference.write(contract, X, model.predict(valid[0]), CANDIDATE, times, fitted)
     LEARNING_CURVE.parent.mkdir(parents=True, exist_ok=True)
     with LEARNING_CURVE.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("round", "train", "valid"), *curve])

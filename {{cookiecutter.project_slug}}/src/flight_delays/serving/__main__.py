@@ -134,7 +134,7 @@ def serve(taken: socket.socket, workers: int, words: str, drain: float = 0.0) ->
     workers
         How many processes.
     words
-        Printed once the model is known to be sound.
+        Said once the model is known to be sound.
     drain
         Seconds in which it still answers after it was asked to stop, and says that it will.
 
@@ -155,6 +155,7 @@ def serve(taken: socket.socket, workers: int, words: str, drain: float = 0.0) ->
         loop="uvloop",
         workers=workers,
         backlog=_WAITING,
+        log_config=None,  # what uvicorn has to say goes into the service's log
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -163,7 +164,10 @@ def serve(taken: socket.socket, workers: int, words: str, drain: float = 0.0) ->
         timeout_worker_healthcheck=_SHUTDOWN_SECONDS,
     )
     taken.listen(_WAITING)
-    print(words, flush=True)
+    if checked.log and checked.log.all:
+        checked.log.say(words)
+    else:
+        print(words, flush=True)
     if workers == 1:
         leaving.Server(config, drain).run(sockets=[taken])
     else:

@@ -12,15 +12,18 @@ import msgspec
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
+from msgspec import UNSET
 
 from flight_delays import features
 from flight_delays.explain import explain
 from flight_delays.model import Model
 from flight_delays.serving import door, leaving, metrics, page
+from flight_delays.serving.ecs import Log
 from flight_delays.serving.guard import API_KEYS, App, Guard, Keys, Rates, Receive, Send
 from flight_delays.serving.lean import without_pandas
 from flight_delays.serving.log import PredictionLog
-from flight_delays.serving.release import Store
+from flight_delays.serving.protocol import Protocol
+from flight_delays.serving.release import REPORT_SECONDS, Store
 from flight_delays.serving.roles import MAX_ROWS, Follower, Loaded, Roles, Served
 from flight_delays.serving.service import MAX_LISTED, RefusedError, Service
 from flight_delays.settings import params
@@ -100,13 +103,14 @@ def _ask(app: FastAPI, service: Service) -> Answer:
             sent = await _aside(service.read, roles, body)
         small = len(sent.rows) <= _FEW
         if small:
-            answer, other = service.predict(roles, sent, name, key)
+            answer = service.predict(roles, sent, name, key)
         else:
-            answer, other = await _aside(service.predict, roles, sent, name, key)
+            answer = await _aside(service.predict, roles, sent, name, key)
         metrics.SECONDS.observe(time.perf_counter() - start)
-        response = Response(answer, media_type="application/json")
-        if other:
-            response.background = _Afterwards(service, roles, sent, name, other, small)  # type: ignore[assignment]
+        request.scope.setdefault("state", {})["answered"] = answer.by
+        response = Response(answer.body, media_type="application/json")
+        if answer.other:
+            response.background = _Afterwards(service, roles, sent, name, answer.other, small)  # type: ignore[assignment]
         return response
 
     @app.post("/explain", openapi_extra=page.body(contract, 1), responses=page.REFUSALS)
@@ -183,30 +187,68 @@ def _tell(app: FastAPI, service: Service) -> None:
 def start() -> Guard:
     """Make the application of a worker, which follows the store."""
     without_pandas()
+    said = Log("service", metrics.LINES_DROPPED.inc)
+    said.take_over()
+    Protocol.log = said
     store, chosen = Store(), params("serve")
     kept = chosen["log"]
     log = PredictionLog(store.predictions, max_bytes=kept["megabytes"] * _MEGABYTE, max_seconds=kept["hours"] * _HOUR)
     follower = Follower(store)
     service = Service(follower.served, store, log, kept["full_disk"] == "serve")
     app = build(service)
-    guard = Guard(app, Keys(os.environ.get(API_KEYS, "")), Rates(chosen["requests_per_second"]))
+    guard = Guard(app, Keys(os.environ.get(API_KEYS, "")), Rates(chosen["requests_per_second"]), said)
 
     def changed() -> None:  # another contract has another documentation
         guard.app = build(service)
         metrics.say(follower.served, time.time())
+        tell(said, follower.served)
 
     @contextlib.asynccontextmanager
     async def live(_: FastAPI) -> AsyncIterator[None]:
-        watch = asyncio.create_task(follower.watch(changed))
+        tell(said, follower.served)
+        tasks = [asyncio.create_task(follower.watch(changed)), asyncio.create_task(_say_memory())]
         yield
-        watch.cancel()
+        for task in tasks:
+            task.cancel()
         with contextlib.suppress(OSError):
             store.leave()
         log.close()
+        said.close()
 
     metrics.say(follower.served, time.time())
     app.router.lifespan_context = live
     return guard
+
+
+def tell(log: Log, served: Served) -> None:
+    """Write down what is served from now on, and what is not though it should be.
+
+    Parameters
+    ----------
+    log
+        Of the service.
+    served
+        The models of this process.
+    """
+    now = served.now
+    tried = f", version {now.challenger.version} is tried" if now.challenger else ""
+    log.say(
+        f"version {now.champion.version} answers{tried}",
+        action="release",
+        reason=now.release.reason,
+        model=now.champion.version,
+        challenger=now.challenger.version if now.challenger else UNSET,
+        mode=now.release.mode if now.challenger else UNSET,
+        release=now.release.id,
+    )
+    for version, why in served.refused.items():
+        log.say(f"version {version} is not served", "error", action="refuse", reason=why, model=version)
+
+
+async def _say_memory() -> None:
+    while True:
+        metrics.say_memory()
+        await asyncio.sleep(REPORT_SECONDS)
 
 
 class _Lane:

@@ -5,7 +5,6 @@ time: it reads the log again. It stays small: what needs MLflow is done by a pro
 is not imported before there is a challenger.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from flight_delays.errors import report_errors
+from flight_delays.serving.ecs import Log
 from flight_delays.serving.release import Store
 from flight_delays.settings import params
 
@@ -58,9 +58,12 @@ class Steps:
     ----------
     pause
         Seconds from one time to the next.
+    log
+        Of the controller.
     """
 
-    def __init__(self, pause: float) -> None:
+    def __init__(self, pause: float, log: Log) -> None:
+        self._log = log
         self._pause, self._due = pause, time.monotonic() + pause
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -74,7 +77,7 @@ class Steps:
             if self._process.poll() is None:
                 return
             if self._process.returncode:
-                _say("registry and service are not in step", error=_first_line(self._process))
+                self._log.say("registry and service are not in step", "warning", fault=_last_line(self._process))
             self._process = None
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + self._pause
@@ -82,13 +85,9 @@ class Steps:
             self._process = subprocess.Popen(command, stderr=subprocess.PIPE)
 
 
-def _first_line(process: subprocess.Popen[bytes]) -> str:
+def _last_line(process: subprocess.Popen[bytes]) -> str:
     written = process.communicate()[1].decode(errors="replace").strip()
     return written.split("\n")[-1][:300]
-
-
-def _say(message: str, **more: Any) -> None:
-    print(json.dumps({"message": message, **more}), flush=True)
 
 
 @report_errors
@@ -97,18 +96,25 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     parent = os.getppid()
     store, chosen = Store(), params("serve")
-    controller, steps = Controller(store, chosen), Steps(chosen["registry_minutes"] * 60)
+    log = Log("controller")
+    controller, steps = Controller(store, chosen), Steps(chosen["registry_minutes"] * 60, log)
     release, told = store.read(), ""
     if release and release.pending:  # decided before the last stop
         steps.soon()
     while os.getppid() == parent:
         try:
             if decision := controller.look():
-                _say("decision", **decision)
+                log.say(
+                    f"{decision['action']} version {decision['challenger']}",
+                    action=decision["action"],
+                    reason=decision["reason"],
+                    challenger=decision["challenger"],
+                    release=decision["release"],
+                )
                 steps.soon()
         except Exception as error:  # somebody else moved first, the disk is away, a record is strange: look again
-            if (fault := f"{type(error).__name__}: {error}"[:300]) != told:
-                _say("the controller looks again", error=fault)
+            if (fault := f"{type(error).__name__}: {error}") != told:
+                log.say("the controller looks again", "warning", error)
             told = fault
         steps.take()
         time.sleep(_LOOK_SECONDS)

@@ -3,19 +3,18 @@
 import hashlib
 import hmac
 import json
-import logging
-import os
 import re
 import secrets
 import time
-import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from prometheus_client import Counter
 from starlette.requests import ClientDisconnect
 
 from flight_delays.errors import InputError
 from flight_delays.serving import metrics
+from flight_delays.serving.ecs import Log, trace_of
 from flight_delays.settings import tier
 
 API_KEYS = "API_KEYS"
@@ -30,7 +29,6 @@ HEADERS = [
     (b"x-frame-options", b"DENY"),
 ]
 _MOST_CLIENTS = 10_000  # of which it is remembered how often they asked
-_log = logging.getLogger(__name__)
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -139,28 +137,33 @@ class Guard:
         That open it.
     rates
         How often.
+    log
+        Where each request is written; `None` for nowhere, as tests and measurements have it.
     """
 
-    def __init__(self, app: App, keys: Keys, rates: Rates) -> None:
-        self.app, self.keys, self.rates = app, keys, rates
+    def __init__(self, app: App, keys: Keys, rates: Rates, log: Log | None = None) -> None:
+        self.app, self.keys, self.rates, self.log = app, keys, rates, log
+        self._counters: dict[tuple[str, int], Counter] = {}
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Let a request in, or say why not."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        begun, ended = time.perf_counter_ns(), 0
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         name = given.decode() if _ID.fullmatch(given) else secrets.token_hex(16)
-        scope.setdefault("state", {})["id"] = name
+        state = scope.setdefault("state", {})
+        state["id"] = name
         own = [*HEADERS, (b"x-request-id", name.encode())]
-        path, status = scope["path"], 0
-        label = path if path in _PATHS else "other"  # what a client made up is neither counted nor written down
+        path, status, fault = scope["path"], 0, None
+        known = path in _PATHS  # what a client made up is neither counted nor written down
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, ended
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, ended = message["status"], time.perf_counter_ns()
                 message["headers"] = [*message.get("headers", ()), *own]
             await send(message)
 
@@ -172,11 +175,25 @@ class Guard:
         except ClientDisconnect:  # nobody is there to be answered
             status = _GONE
         except Exception as error:
-            _log.error("%s", json.dumps(_fault(error, name, label)))
+            fault = error
             if not status:
                 await _say(answer, 500, "this is a fault of the service, and it is in its log", [])
         finally:
-            metrics.REQUESTS.labels(label, str(status)).inc()
+            self._count(path if known else "other", status)
+            if self.log:
+                taken = (ended or time.perf_counter_ns()) - begun
+                parent = headers.get(b"traceparent")
+                trace = (parent and trace_of(parent)) or name
+                client, answered = state.get("client", ""), state.get("answered")
+                self.log.request(
+                    scope["method"], path if known else None, status, taken, name, trace, client, answered, fault
+                )
+
+    def _count(self, path: str, status: int) -> None:
+        counter = self._counters.get((path, status))
+        if counter is None:  # to find it takes as long as to write a line
+            counter = self._counters[path, status] = metrics.REQUESTS.labels(path, str(status))
+        counter.inc()
 
     def _refusal(
         self, path: str, headers: dict[bytes, bytes], scope: MutableMapping[str, Any]
@@ -188,6 +205,7 @@ class Guard:
         client = self.keys.client(headers.get(b"x-api-key") or bearer)
         if client is None:
             return 401, "a valid key is needed, as `Authorization: Bearer KEY`", [(b"www-authenticate", b"Bearer")]
+        scope["state"]["client"] = client
         if not self.rates.allow(client or (scope.get("client") or ("",))[0]):
             return 429, "too many requests of this client: try again in a moment", [(b"retry-after", b"1")]
         return None
@@ -198,10 +216,3 @@ async def _say(send: Send, status: int, detail: str, headers: list[tuple[bytes, 
     sized = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
     await send({"type": "http.response.start", "status": status, "headers": sized})
     await send({"type": "http.response.body", "body": body})
-
-
-def _fault(error: Exception, name: str, path: str) -> dict[str, Any]:
-    """Say where a fault is, without its words: they may hold what a client sent."""
-    frames = traceback.extract_tb(error.__traceback__)[-8:]
-    where = [f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in frames]  # noqa: PTH119
-    return {"message": "a request failed", "request": name, "path": path, "error": type(error).__name__, "where": where}

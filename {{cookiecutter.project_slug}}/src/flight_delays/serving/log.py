@@ -28,6 +28,7 @@ from flight_delays.errors import InputError
 Record = dict[str, Any]
 _PLAIN, _PACKED = ".jsonl", ".jsonl.gz"
 _CHUNK = 2**18  # bytes compressed at once
+_END = 2**20  # bytes from a file's end in which its latest records are looked for
 _LOOK = 1.0  # seconds after which the file's age, and whether it still is in its folder, are looked at again
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 _decode = msgspec.json.Decoder(Record).decode
@@ -243,6 +244,30 @@ def read(folder: Path, since: datetime | None = None, torn: list[Path] | None = 
             except _DAMAGED as error:
                 raise InputError(f"{path} is damaged ({error}): take it back from a backup, or move it away") from None
         raise InputError(f"{path}, line {fault} is no record: mend the line, or delete it")
+
+
+def latest(folder: Path, most: int) -> list[Record]:
+    """Read some of the newest answers, from the end of the newest file that holds any: quick, however long the log is.
+
+    Parameters
+    ----------
+    folder
+        The log's.
+    most
+        So many.
+    """
+    for name in sorted(_names(folder), reverse=True):
+        file = _open(folder, name, None)
+        if file is None:
+            continue
+        with file:
+            if not isinstance(file, gzip.GzipFile):
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _END))
+            lines = file.read().split(b"\n")[:-1]
+        found = [record for line in lines if (record := _parse(line + b"\n")) and record["kind"] == "answer"]
+        if found:
+            return found[-most:]
+    return []
 
 
 class Tail:

@@ -6,6 +6,8 @@ any number of workers and replicas.
 
 import os
 import threading
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -25,6 +27,7 @@ REQUESTS = Counter("service_requests", "Requests, by what was asked and how it w
 SECONDS = Histogram("service_request_seconds", "From a request's last byte to its answer", buckets=_SECONDS)
 VIOLATIONS = Counter("service_violations", "What broke the contract", ["column", "rule", "action"])
 LOG_FAILURES = Counter("service_log_failures", "Predictions that could not be written to the prediction log")
+LINES_DROPPED = Counter("service_lines_dropped", "Lines of the request log that nobody took in time")
 OVERLOADED = Counter("service_overloaded", "Requests refused at once, since too many were waiting")
 ROWS = Counter("model_rows", "Rows predicted", ["version", "role"])
 PREDICT_SECONDS = Histogram(
@@ -41,6 +44,7 @@ SERVED = Gauge(
 SHARE = Gauge(
     "model_challenger_share", "Share of the requests that the challenger is tried on", multiprocess_mode="mostrecent"
 )
+RESIDENT = Gauge("service_resident_bytes", "Memory of all workers", multiprocess_mode="livesum")
 REFUSED = Gauge("model_refused", "Versions that should be served and are not sound", multiprocess_mode="mostrecent")
 
 
@@ -128,6 +132,13 @@ def say(served: Served, since: float) -> None:
         SERVED.labels(now.challenger.version, "challenger").set(since)
     SHARE.set(now.release.share if now.challenger else 0)
     REFUSED.set(len(served.refused))
+
+
+def say_memory() -> None:
+    """Say how much memory this process has; nothing where the system does not tell."""
+    with suppress(OSError):
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+        RESIDENT.set(int(pages) * os.sysconf("SC_PAGE_SIZE"))
 
 
 def page() -> bytes:

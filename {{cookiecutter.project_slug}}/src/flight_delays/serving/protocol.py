@@ -15,10 +15,12 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from flight_delays.serving import guard, metrics
+from flight_delays.serving.ecs import Log
 
 MOST_WAITING = 32  # requests at work or waiting for it in a process: some ten milliseconds of work
 MOST_RECEIVING = MOST_WAITING // 2  # of these, not yet here as a whole
 RECEIVE_SECONDS = 20.0  # from a connection's first moment, or a request's first byte, to its last byte
+TELL_SECONDS = 10.0  # between two lines in the log about an overload
 SEND_SECONDS = 20.0  # in which a client takes what is more than a buffer of its answer
 MOST_HEAD = 2**16  # bytes of a request before its body
 _NEVER_REFUSED = ("/health/", "/metrics")  # whoever watches must see an overload, and not take it for a death
@@ -48,6 +50,8 @@ class Protocol(HttpToolsProtocol):
     _held: tuple[RequestResponseCycle, Any] | None = None  # a request that is not begun before it is whole
     _head = 0  # bytes received of a request whose head is not complete
     _begun = False  # whether it began in what came last
+    log: ClassVar[Log | None] = None
+    _told: ClassVar[float] = 0.0  # when it was last written down that there are too many requests
     _receiving: ClassVar[set["Protocol"]] = set()  # of this process: those with a request that is begun and not whole
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -149,6 +153,7 @@ class Protocol(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
             return
         metrics.OVERLOADED.inc()
+        self._tell()
         self.transport.write(BUSY)
         cycle.response_complete = True  # what is still to come of this request is passed over
         self.flow.resume_reading()
@@ -156,6 +161,12 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
         else:  # not at once: thousands of requests may stand in one packet
             self.loop.call_soon(self.on_response_complete if self.pipeline else self._rest)
+
+    def _tell(self) -> None:
+        """Write down that there are too many requests, once a while: a line for each would make it worse."""
+        if self.log and self.loop.time() >= Protocol._told + TELL_SECONDS:
+            Protocol._told = self.loop.time()
+            self.log.say("too many requests at once: some are refused, see service_overloaded_total", "warning")
 
     def _rest(self) -> None:
         """Wait for a next request for a while, if nothing else is waited for."""

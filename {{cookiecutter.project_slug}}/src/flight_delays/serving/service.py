@@ -2,7 +2,7 @@
 
 import contextlib
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -10,6 +10,7 @@ from flight_delays.features import Floats
 from flight_delays.model import Model
 from flight_delays.serving import door, metrics
 from flight_delays.serving.door import Violation, violation
+from flight_delays.serving.ecs import Answered
 from flight_delays.serving.log import LogFullError, PredictionLog
 from flight_delays.serving.metrics import Distributions
 from flight_delays.serving.release import CANARY, Store
@@ -26,6 +27,24 @@ class RefusedError(Exception):
     def __init__(self, status: int, detail: str, violations: list[Violation]) -> None:
         super().__init__(detail)
         self.status, self.detail, self.violations = status, detail, violations
+
+
+class Answer(NamedTuple):
+    """What is sent, and what is still to be done.
+
+    Attributes
+    ----------
+    body
+        The answer's.
+    other
+        The model to be asked as well once it is sent.
+    by
+        Version and role of the model that answered, and the release.
+    """
+
+    body: bytes
+    other: Loaded | None
+    by: Answered
 
 
 class Service:
@@ -75,7 +94,7 @@ class Service:
             raise _refused(broken)
         return request
 
-    def predict(self, roles: Roles, request: door.Request, name: str, key: str) -> tuple[bytes, Loaded | None]:
+    def predict(self, roles: Roles, request: door.Request, name: str, key: str) -> Answer:
         """Answer rows, and write the answer down.
 
         Parameters
@@ -88,11 +107,6 @@ class Service:
             Of the request.
         key
             By which it falls to the challenger or not.
-
-        Returns
-        -------
-        tuple
-            The answer's body, and the model to be asked as well once it is sent.
         """
         assigned = roles.assigned(key)
         other = roles.challenger if assigned else None
@@ -132,7 +146,8 @@ class Service:
         )
         self._distributions(first, role).count(X, output, taken)
         named = {"name": first.model.contract.id, "version": first.version}
-        return _encode({"id": name, "model": named, "predictions": answers(first.model, output)}), other
+        body = _encode({"id": name, "model": named, "predictions": answers(first.model, output)})
+        return Answer(body, other, (first.version, role, roles.release.id))
 
     def ask_as_well(self, roles: Roles, request: door.Request, name: str, other: Loaded) -> None:
         """Ask the model that did not answer, and write down what it would have said.

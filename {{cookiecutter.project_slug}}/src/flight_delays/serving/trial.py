@@ -26,7 +26,7 @@ class Trial:
     def __init__(self, store: Store, release: Release, chosen: dict[str, Any]) -> None:
         self.store, self.release, self.challenger = store, release, str(release.challenger)
         began = datetime.fromisoformat(release.since)
-        self._records, self._labels = Tail(store.predictions, began), Tail(store.folder / "labels")
+        self._records, self._labels = Tail(store.predictions, began), Tail(store.labels)
         self._refused = ""
         try:
             models = [Model.load(store.model(version)) for version in (release.champion, self.challenger)]
@@ -43,12 +43,12 @@ class Trial:
         Returns
         -------
         dict or None
-            `action`, `reason` and `checks` once there is a decision, which has been carried out.
+            `action`, `reason`, `checks`, `challenger` and `release` once there is a decision; it has been carried out.
         """
         if why := self._why_refused():
             reason = f"version {self.challenger} cannot be served: {why}"
             moves.drop(self.store, self.challenger, reason, {"refused": why})
-            return {"action": "roll back", "reason": reason, "checks": []}
+            return self._named("roll back", reason, [])
         self._evidence.add(self._records)
         self._evidence.labels({(entry["id"], entry["row"]): entry["truth"] for entry in self._labels})
         verdict = self._evidence.verdict()
@@ -57,7 +57,11 @@ class Trial:
         evidence = {"checks": verdict.checks}
         move = moves.promote if verdict.action == "promote" else moves.drop
         move(self.store, self.challenger, verdict.reason, evidence)
-        return {"action": verdict.action, "reason": verdict.reason} | evidence
+        return self._named(verdict.action, verdict.reason, verdict.checks)
+
+    def _named(self, action: str, reason: str, checks: list[dict[str, Any]]) -> dict[str, Any]:
+        named = {"action": action, "reason": reason, "checks": checks}
+        return named | {"challenger": self.challenger, "release": self.release.id}
 
     def _why_refused(self) -> str:
         if self._refused:

@@ -159,7 +159,8 @@ def test_secrets_are_random_closed_to_others_and_never_changed(tmp_path: Path) -
     other = tmp_path / "other"
     stack.make_secrets(other)
     assert before.keys() == {path.name for path in other.iterdir()}
-    assert all((other / name).read_bytes() != text for name, text in before.items())
+    alike = {name for name, text in before.items() if (other / name).read_bytes() == text}
+    assert alike == {"alert_webhook"}  # which holds an address
 
 
 def test_the_keys_open_the_service_and_all_secrets_of_the_compose_file_are_made(

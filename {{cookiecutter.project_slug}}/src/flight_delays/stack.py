@@ -3,11 +3,12 @@
 They lie in `.secrets`, a folder that git and images leave out and that is closed to other users of this machine. The
 files in it are readable, since each container sees its own of them under whatever user it runs as.
 
-    client_key, prometheus_key, monitor_key   what opens the service; `service.env` holds their hashes
+    client_key, metrics_key, monitor_key   what opens the service; `service.env` holds their hashes
     postgres_password, postgres_service       of MLflow's database, and the same as libpq reads it
     objects.json, objects_credentials         of the object store, and the same as its clients read it
     grafana_password                          of its user `admin`
     elastic_password, kibana_password, logstash_password, kibana_encryption_key
+    alert_webhook                             whom alerts are sent to: yours to fill in, nobody until then
 """
 
 import hashlib
@@ -20,7 +21,8 @@ from urllib.parse import urlsplit
 from flight_delays.errors import InputError, report_errors
 
 FOLDER = Path(".secrets")
-_KEYS = ("client", "prometheus", "monitor")
+NOBODY = "http://127.0.0.1:9/"
+_KEYS = ("client", "metrics", "monitor")
 _WORDS = (
     *(f"{name}_key" for name in _KEYS),
     "postgres_password",
@@ -47,6 +49,7 @@ def make_secrets(folder: Path = FOLDER) -> list[str]:
         "service.env": f"API_KEYS={','.join(_hash(folder, name) for name in _KEYS)}\n",
         "postgres_service": _postgres((folder / "postgres_password").read_text(encoding="utf-8")),
     }
+    derived["alert_webhook"] = NOBODY
     access, secret = secrets.token_hex(10), secrets.token_hex(24)
     if not (folder / "objects.json").exists():
         (folder / "objects_credentials").unlink(missing_ok=True)  # the two belong together
@@ -110,6 +113,8 @@ def main() -> None:
     require_registry(os.environ["REGISTRY"])
     if made := make_secrets():
         print(f"made in {FOLDER}/, never to be committed: {', '.join(made)}")
+    if (FOLDER / "alert_webhook").read_text(encoding="utf-8").strip() == NOBODY:
+        print(f"alerts reach nobody yet: put the address of a chat, pager or ticket system into {FOLDER}/alert_webhook")
 
 
 if __name__ == "__main__":

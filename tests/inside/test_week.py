@@ -112,7 +112,7 @@ def samples(project: Project, store: Store, start: int) -> Iterator[tuple[int, s
         served = (one for metric in REGISTRY.collect() for one in metric.samples if not one.name.endswith("_created"))
         for sample in (*served, *watched):
             value = moment if sample.name.endswith("newest_timestamp_seconds") else sample.value
-            yield moment, sample.name, named(sample.name, tuple(sample.labels.items())), value
+            yield moment, sample.name, named(sample.name, tuple(sample.labels.items())), float(value)
 
 
 @functools.cache

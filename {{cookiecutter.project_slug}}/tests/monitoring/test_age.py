@@ -12,6 +12,7 @@ import pytest
 from flight_delays import reference
 from flight_delays.monitoring import age
 from flight_delays.monitoring.__main__ import Watch
+from flight_delays.serving import moves
 from flight_delays.serving.release import Store
 from flight_delays.settings import params
 
@@ -41,6 +42,7 @@ def require_young(store: Store) -> None:
     release = store.read()
     assert release is not None
     found = age.measure(store, release)
+    assert found is not None
     if found.value > found.limit:
         pytest.fail(f"version {release.champion} is {found.value.days} days old, {found.limit.days} are allowed", False)
 
@@ -50,6 +52,7 @@ def test_the_age_of_the_model_in_use_is_known(store: Store) -> None:
     release = store.read()
     assert release is not None
     found, now = age.measure(store, release), datetime.now(UTC)
+    assert found is not None
     contract = Project(Path.cwd()).contract
     if contract.time is None:
         expected = now - datetime.fromisoformat(release.since)
@@ -71,9 +74,11 @@ def test_the_limit_is_what_was_measured(
     measured = assessment.found["staleness"].get("limit_days") or params("assess")["staleness"]["retrain_days"]
     own = Store(tmp_path / "store")
     own.add(VERSION, project.path / "models/candidate")
-    from flight_delays.serving import moves
-
-    found = age.measure(own, moves.serve(own, VERSION, {}, "the first"))
+    release = moves.serve(own, VERSION, {}, "the first")
+    path = own.model(VERSION) / reference.FILE  # by the clock, since nobody has asked for anything here
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"until": None}), encoding="utf-8")
+    found = age.measure(own, release)
+    assert found is not None
     assert found.limit == timedelta(days=measured)
 
 
@@ -102,4 +107,15 @@ def test_without_a_time_age_counts_from_the_first_time_in_service(store: Store) 
     release = store.read()
     assert release is not None
     found = age.measure(store, release, datetime.now(UTC) + timedelta(days=3))
+    assert found is not None
     assert timedelta(days=3) <= found.value < timedelta(days=3, minutes=30)
+
+
+def test_nothing_is_said_before_a_row_has_said_what_time_it_is(store: Store, tmp_path: Path) -> None:
+    contract = Project(Path.cwd()).contract
+    if contract.time is None or contract.time not in contract.features:
+        pytest.skip("rows do not say what time it is")
+    release, empty = store.read(), Store(tmp_path / "empty")
+    empty.add(VERSION, store.model(VERSION))
+    assert release is not None
+    assert age.measure(empty, release) is None

@@ -23,7 +23,7 @@ from prometheus_client import start_http_server
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import CollectorRegistry
 
-from flight_delays import reference
+from flight_delays import features, reference
 from flight_delays.contract import Contract, read_document
 from flight_delays.errors import InputError, report_errors
 from flight_delays.monitoring import age, speed
@@ -150,9 +150,14 @@ class Watch:
         outputs = _gauge("model_output_reference_share", "Share of the outputs in a bin", "version", "bin")
         output_limit = _gauge("model_output_drift_limit", "As model_drift_limit, of the outputs", "version")
         for version in filter(None, (release.champion, release.challenger)):
-            bins, output = reference.read(self.store.model(version))
+            folder = self.store.model(version)
+            bins, output = reference.read(folder)
+            contract = Contract.read(folder / "contract.yaml")
+            # hour and weekday of a few days are never those of all: the calendar has no drift
+            calendar = {one.name for one in features.features(contract) if one.part and one.column == contract.time}
             for feature, one in bins.items():
-                limit.add_metric([version, feature], one.limit)
+                if feature not in calendar:
+                    limit.add_metric([version, feature], one.limit)
                 for name, value in zip(one.names, one.shares, strict=True):
                     share.add_metric([version, feature, name], value)
             output_limit.add_metric([version], output.limit)
@@ -162,15 +167,16 @@ class Watch:
 
     def _age(self, release: Release) -> Iterator[Metric]:
         found = age.measure(self.store, release)
-        for name, words, value in (
-            ("model_age_seconds", "From the newest row learned from to those asked", found.value),
-            ("model_age_limit_seconds", "From which a model has lost too much, see reports/assessment.md", found.limit),
-        ):
-            metric = _gauge(name, words, "version")
-            metric.add_metric([release.champion], value.total_seconds())
-            yield metric
         due = _gauge("retrain_due", "Whether there is a reason to train again", "reason")
-        due.add_metric(["age"], found.value > found.limit)
+        if found:
+            for name, words, value in (
+                ("model_age_seconds", "From the newest row learned from to those asked", found.value),
+                ("model_age_limit_seconds", "From which it has lost too much, see reports/assessment.md", found.limit),
+            ):
+                metric = _gauge(name, words, "version")
+                metric.add_metric([release.champion], value.total_seconds())
+                yield metric
+            due.add_metric(["age"], found.value > found.limit)
         problems = _read("quality").get("problems", [])
         due.add_metric(["quality"], any(words.startswith(f"version {release.champion}:") for words in problems))
         yield due

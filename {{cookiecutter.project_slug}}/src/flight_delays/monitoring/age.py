@@ -36,8 +36,8 @@ class Age:
     limit: timedelta
 
 
-def measure(store: Store, release: Release, now: datetime | None = None) -> Age:
-    """Find the age of the champion, and its limit.
+def measure(store: Store, release: Release, now: datetime | None = None) -> Age | None:
+    """Find the age of the champion, and its limit; `None` while no row has said what time it is.
 
     Parameters
     ----------
@@ -60,17 +60,18 @@ def measure(store: Store, release: Release, now: datetime | None = None) -> Age:
     if learned is None:
         served = [entry["since"] for entry in store.past("release", 1_000) if entry["champion"] == release.champion]
         return Age(now - datetime.fromisoformat(served[-1] if served else release.since), _limit())
-    return Age(_asked_at(store, Contract.read(folder / "contract.yaml"), now) - learned, _limit())
+    asked = _asked_at(store, Contract.read(folder / "contract.yaml"), now)
+    return Age(asked - learned, _limit()) if asked else None
 
 
-def _asked_at(store: Store, contract: Contract, now: datetime) -> datetime:
-    """Give the time of the rows that were asked last, the middle one of them."""
+def _asked_at(store: Store, contract: Contract, now: datetime) -> datetime | None:
+    """Give the time of the rows that were asked last, the middle one of them; none where there are no rows."""
     time = contract.time
     if time is None or time not in contract.features:
         return now
     rows = [row for record in latest(store.predictions, _REQUESTS) for row in record.get("rows", ())]
     times = [datetime.fromisoformat(row[time.name]).replace(tzinfo=UTC) for row in rows if row.get(time.name)]
-    return datetime.fromtimestamp(statistics.median(one.timestamp() for one in times), UTC) if times else now
+    return datetime.fromtimestamp(statistics.median(one.timestamp() for one in times), UTC) if times else None
 
 
 def _limit() -> timedelta:

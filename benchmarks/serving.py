@@ -6,6 +6,7 @@ disturbs one disturbs all.
 
 import http.client
 import json
+import os
 import re
 import shutil
 import statistics
@@ -102,7 +103,8 @@ def server(
     """Start a server, and wait for its first answer."""
     begin = time.monotonic()
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, cwd=where, stdout=said, stderr=said)
+        own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # as people have it
+        process = subprocess.Popen(command, cwd=where, env=own, stdout=said, stderr=said)
         try:
             while not answers(url, body(rows[:1])):
                 if process.poll() is not None or time.monotonic() > begin + 180:

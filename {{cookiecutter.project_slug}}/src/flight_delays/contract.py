@@ -22,6 +22,7 @@ from open_data_contract_standard.model import DataQuality, OpenDataContractStand
 
 from flight_delays.errors import InputError
 from flight_delays.requirements import PERSONAL, refusals
+from flight_delays.settings import LOADER
 
 PATH = Path("contract.yaml")
 ROLES = ("feature", "target", "key", "time", "slice", "group")
@@ -241,7 +242,7 @@ def read_document(path: Path = PATH) -> dict[str, Any]:
         The file is missing, no YAML, or not valid; the message names the column and the rule.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), LOADER)  # noqa: S506 (it is a safe one)
     except FileNotFoundError:
         raise InputError(f"{path} is missing: take it back from git, or run `make contract`") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -130,40 +130,44 @@ def _ask(app: FastAPI, service: Service) -> Answer:
 
 
 def _tell(app: FastAPI, service: Service) -> None:
-    """Add what says something of the service."""
+    """Add what says something of the service; as finished responses, for which FastAPI needs no models of its own."""
     served = service.served
 
     @app.get("/model")
-    def describe() -> dict[str, Any]:
+    def describe() -> Response:
         """Say which model answers, and how."""
         now = served.now.champion
         asked = now.model.contract
-        return {"name": asked.id, "version": now.version} | {
-            "task": asked.task,
-            "target": asked.target.name,
-            "classes": list(asked.classes),
-            "threshold": now.model.threshold if asked.task == "binary" else None,
-            "columns": {column.name: door.rules(column) for column in asked.features},
-            "features": [feature.name for feature in features.features(asked)],
-            "contract": asked.digest,
-        }
+        return _json(
+            {
+                "name": asked.id,
+                "version": now.version,
+                "task": asked.task,
+                "target": asked.target.name,
+                "classes": list(asked.classes),
+                "threshold": now.model.threshold if asked.task == "binary" else None,
+                "columns": {column.name: door.rules(column) for column in asked.features},
+                "features": [feature.name for feature in features.features(asked)],
+                "contract": asked.digest,
+            }
+        )
 
     @app.get("/contract")
-    def ask() -> dict[str, Any]:
+    def ask() -> Response:
         """Say what each column of a request must be, and what happens to one that is not."""
-        return page.contract(served.now.champion.model.contract)
+        return _json(page.contract(served.now.champion.model.contract))
 
     @app.get("/release")
-    def released() -> dict[str, Any]:
+    def released() -> Response:
         """Say what is served: since when, by whom, why, from which commit and data; and what was decided before."""
         now = served.now
         past = service.store.past("decision") if service.store else []
-        return {"release": asdict(now.release), "loaded": served.loaded(), "decisions": past}
+        return _json({"release": asdict(now.release), "loaded": served.loaded(), "decisions": past})
 
     @app.get("/example")
-    def example() -> dict[str, Any]:
+    def example() -> Response:
         """Give a request that can be sent to `/predict` and `/explain`, made up from the contract."""
-        return page.example(served.now.champion.model.contract)
+        return _json(page.example(served.now.champion.model.contract))
 
     @app.get("/metrics", response_class=PlainTextResponse)
     def count() -> Response:
@@ -171,17 +175,17 @@ def _tell(app: FastAPI, service: Service) -> None:
         return Response(metrics.page(), headers={"content-type": metrics.CONTENT_TYPE})
 
     @app.get("/health/live")
-    async def live() -> dict[str, str]:
+    async def live() -> Response:
         """Say that the process runs."""
-        return {"status": "alive"}
+        return _json({"status": "alive"})
 
     @app.get("/health/ready")
-    async def ready() -> Any:
+    async def ready() -> Response:
         """Say that requests are answered."""
         if leaving.announced():
             return _json({"status": "leaving"}, 503)
         now = served.now.champion
-        return {"status": "ready", "model": {"name": now.model.contract.id, "version": now.version}}
+        return _json({"status": "ready", "model": {"name": now.model.contract.id, "version": now.version}})
 
 
 def start() -> Guard:

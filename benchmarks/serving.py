@@ -113,7 +113,7 @@ def server(
                 time.sleep(0.02)
             yield Server(name, url, body, psutil.Process(process.pid), time.monotonic() - begin)
         finally:
-            family = psutil.Process(process.pid).children(recursive=True)
+            family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             process.terminate()
             process.wait(60)
             for child in family:

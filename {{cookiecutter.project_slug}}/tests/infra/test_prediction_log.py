@@ -21,7 +21,7 @@ import pytest
 
 from flight_delays.errors import InputError
 from flight_delays.serving import log
-from flight_delays.serving.log import LogFullError, PredictionLog, Tail, read
+from flight_delays.serving.log import LogFullError, PredictionLog, Tail, latest, read
 
 FOREVER: dict[str, Any] = {"max_bytes": 2**30, "max_seconds": 1e6}
 WRITER = f"""
@@ -122,6 +122,19 @@ def test_a_file_that_is_old_is_followed_by_a_new_one(folder: Path, opened: Calla
     assert ids(read(folder)) == [0, 1, 2]
     (packed,) = names(folder, ".gz")
     assert gzip.decompress((folder / packed).read_bytes()).count(b"\n") == 2
+
+
+def test_the_newest_answers_are_read_from_the_end(folder: Path, opened: Callable[..., PredictionLog]) -> None:
+    assert latest(folder.parent / "nowhere", 3) == []
+    written = opened(max_bytes=10_000)
+    for number in range(50):
+        written.write(record(number, 1_000, kind="answer" if number % 2 else "second"))
+    wait_until(lambda: len(names(folder, ".jsonl")) == 1)
+    assert ids(latest(folder, 2)) == [47, 49]
+    assert ids(latest(folder, 1_000))[-1] == 49
+    (newest,) = names(folder, ".jsonl")
+    (folder / newest).write_bytes((folder / newest).read_bytes()[:-5])  # torn, as a power cut leaves it
+    assert ids(latest(folder, 1)) == [47]
 
 
 def test_nobody_else_can_read_it(folder: Path) -> None:

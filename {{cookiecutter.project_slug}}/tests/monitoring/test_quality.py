@@ -185,6 +185,22 @@ def test_a_bad_line_is_named_and_nothing_is_taken(asked: Served, row: dict[str, 
     assert labels.known(asked.store) == {}
 
 
+def test_files_that_lie_ready_are_taken_in_and_a_bad_one_keeps_nobody_back(asked: Served) -> None:
+    name, (first, second, *_) = asked.contract.target.name, asked.truth
+    for file, rows in (
+        ("1.jsonl", [{"id": first, name: asked.truth[first]}]),
+        ("2.jsonl", [{"id": "order-0"}]),
+        ("3.jsonl", [{"id": second, name: asked.truth[second]}]),
+    ):
+        write(asked, rows).rename(asked.store.incoming / file)
+    with pytest.raises(InputError, match=rf"2\.jsonl has no column '{name}'"):
+        labels.take_incoming(asked.store, asked.contract, 7)
+    assert set(labels.known(asked.store)) == {(first, 0), (second, 0)}
+    assert [path.name for path in asked.store.incoming.iterdir() if path.is_file()] == ["2.jsonl"]
+    (asked.store.incoming / "2.jsonl").unlink()
+    assert sum(labels.take_incoming(asked.store, asked.contract, 7).values()) == 0
+
+
 def test_a_file_without_the_target_is_refused(asked: Served) -> None:
     path = write(asked, [{"id": "order-0", "outcome": 1}])
     with pytest.raises(InputError, match=f"has no column '{asked.contract.target.name}'"):

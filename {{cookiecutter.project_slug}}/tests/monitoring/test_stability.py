@@ -376,3 +376,44 @@ def test_each_category_and_null_have_a_bin_of_their_own(contract: Contract, tmp_
     near = np.array([[1e6 + place / 1000] for place in range(100)])
     reference.write(nothing, near, np.eye(3), tmp_path)
     assert len(set(reference.read(tmp_path)[0]["x"].names)) == 11
+
+
+def test_a_feature_may_stray_as_far_as_its_weeks_did(contract: Contract, tmp_path: Path) -> None:
+    draw, (weeks, rows) = np.random.default_rng(0), (10, 2_000)
+    number = plain(contract.features[0], "number")
+    one = replace(contract, columns=(number, replace(number, name="y", roles=frozenset({"target"}))), task="regression")
+    start, day = np.datetime64("2024-01-01T00:00:00"), np.timedelta64(1, "D")
+
+    def limits(X: features.Floats, times: reference.Times | None) -> tuple[float, float]:
+        fitted = None if times is None else (X[:, 0], times)
+        reference.write(one, X, X[:, 0], tmp_path, times, fitted)
+        bins, output = reference.read(tmp_path)
+        return bins["x"].limit, output.limit
+
+    calm = draw.normal(size=(weeks * rows, 1))
+    times = (
+        start + np.repeat(np.arange(weeks), rows) * 7 * day + np.tile(np.arange(rows), weeks) * np.timedelta64(5, "m")
+    )
+    assert limits(calm, None) == limits(calm, times) == (reference.LIMIT, reference.LIMIT)
+    stormy = calm.copy()
+    stormy[3 * rows : 4 * rows] += 2
+    limit, _ = limits(stormy, times)
+    bins, _ = reference.read(tmp_path)
+    strayed = reference.psi(np.array(bins["x"].shares), bins["x"].count(stormy[3 * rows : 4 * rows, 0]))
+    assert limit == pytest.approx(1.5 * strayed, abs=2e-3)
+    assert limits(stormy, times) == (limit, limit)
+    few = np.arange(0, weeks * rows, 4)  # 500 rows a week: chance alone strays far
+    assert limits(stormy[few], times[few])[0] == reference.LIMIT
+    last = stormy.copy()
+    last[:] = calm
+    last[-300:] += 5  # in a week that is not over
+    assert limits(last, times)[0] == reference.LIMIT
+
+
+def test_the_index_of_alike_populations_is_nothing_and_grows_with_the_difference() -> None:
+    even = np.array([25.0, 25.0, 25.0, 25.0])
+    assert reference.psi(even, even * 7) == 0
+    assert reference.psi(even, np.array([30.0, 20.0, 30.0, 20.0])) == pytest.approx(
+        2 * (0.05 * np.log(1.2) - 0.05 * np.log(0.8))
+    )
+    assert reference.psi(even, np.array([100.0, 0.0, 0.0, 0.0])) > 4

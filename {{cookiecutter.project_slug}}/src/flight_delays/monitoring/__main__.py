@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -51,6 +52,8 @@ class Job:
         When it runs next, on the clock of `time.monotonic`.
     seconds, failed
         Of the last run: how long it took, and whether it ended without a report; `None` before the first.
+    good
+        When it last left its report, or had nothing to do, in seconds since 1970; `None` if never.
     """
 
     name: str
@@ -58,19 +61,32 @@ class Job:
     due: float = 0.0
     seconds: float | None = None
     failed: bool | None = None
+    good: float | None = None
+
+    def __post_init__(self) -> None:
+        """Look for the report of an earlier run."""
+        with suppress(FileNotFoundError):
+            self.good = self.report.stat().st_mtime
+
+    @property
+    def report(self) -> Path:
+        """Where it writes what it found."""
+        return _REPORTS / f"{self.name}.json"
 
     def run(self, store: Store, log: Log) -> None:
         """Run it, unless there is nothing yet for it to look at."""
         self.due = time.monotonic() + self.minutes * 60
-        needed = {"quality": store.labels, "skew": store.predictions}.get(self.name)
-        if needed and not any(needed.glob("*.jsonl*")):
+        needed = {"labels": store.incoming, "quality": store.labels, "skew": store.predictions}.get(self.name)
+        if needed and not any(path.is_file() for path in needed.iterdir()):
+            self.good = time.time()
             return
         start, began = time.monotonic(), time.time()
         command = [sys.executable, "-m", f"flight_delays.monitoring.{self.name}"]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
-        report = _REPORTS / f"{self.name}.json"
         self.seconds = time.monotonic() - start
-        self.failed = not report.is_file() or report.stat().st_mtime < began - 1
+        self.failed = not self.report.is_file() or self.report.stat().st_mtime < began - 1
+        if not self.failed:
+            self.good = time.time()
         if done.returncode:
             said = done.stderr.strip().split("\n")[-1][:500]
             log.say(f"{self.name}: {said}", "error" if self.failed else "warning")
@@ -107,7 +123,9 @@ class Watch:
                 self.log.say("a report cannot be read", "warning", error)
 
     def _jobs(self) -> Iterator[Metric]:
-        success = _gauge("job_last_success_timestamp_seconds", "When a job last left its report", "job_name")
+        success = _gauge(
+            "job_last_success_timestamp_seconds", "When a job last left its report, or had nothing to do", "job_name"
+        )
         failed, taken = (
             _gauge("job_failed", "Whether a job's last run left none", "job_name"),
             _gauge("job_seconds", "How long a job's last run took", "job_name"),
@@ -115,9 +133,8 @@ class Watch:
         interval = _gauge("job_interval_seconds", "From one run of a job to the next", "job_name")
         for job in self.jobs:
             interval.add_metric([job.name], job.minutes * 60)
-            report = _REPORTS / f"{job.name}.json"
-            if report.is_file():
-                success.add_metric([job.name], report.stat().st_mtime)
+            if job.good is not None:
+                success.add_metric([job.name], job.good)
             if job.failed is not None and job.seconds is not None:
                 failed.add_metric([job.name], job.failed)
                 taken.add_metric([job.name], job.seconds)

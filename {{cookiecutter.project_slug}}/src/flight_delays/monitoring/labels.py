@@ -10,6 +10,7 @@ controller and `make quality` read it, and the rest is counted:
     contradicting    another truth than was said before (which stands), or two in the file (of which none is taken)
     unknown          no such prediction in the log
 
+Without INPUT, all files in `models/serving/incoming/` are taken in, as the monitor does, and put into `taken/` there.
 The labels not taken stand in `reports/labels_refused.csv`, with the reason; the counts in `reports/labels.json`.
 """
 
@@ -170,13 +171,13 @@ def _write_refused(entries: list[tuple[int, str, int, str]]) -> None:
         csv.writer(file, lineterminator="\n").writerows([("line", "id", "row", "reason"), *entries])
 
 
-def _report(path: Path, counts: dict[str, int]) -> dict[str, int]:
+def _report(file: str, counts: dict[str, int]) -> dict[str, int]:
     """Add the counts to those of the files before, and give the sums."""
     before = json.loads(REPORT.read_text(encoding="utf-8"))["all"] if REPORT.is_file() else {}
     together = {state: before.get(state, 0) + count for state, count in counts.items()}
     found = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "file": path.name,
+        "file": Path(file).name,
         "counts": counts,
         "all": together,
     }
@@ -184,18 +185,50 @@ def _report(path: Path, counts: dict[str, int]) -> dict[str, int]:
     return together
 
 
+def take_incoming(store: Store, contract: Contract, days: float) -> dict[str, int]:
+    """Take in all files that lie ready, each as a whole; one that is refused stays, and keeps no other one from it.
+
+    Parameters
+    ----------
+    store, contract, days
+        As for `take`.
+
+    Raises
+    ------
+    InputError
+        A file was refused.
+    """
+    together: Counter[str] = Counter(dict.fromkeys(STATES, 0))
+    faults = []
+    for path in sorted(path for path in store.incoming.iterdir() if path.is_file()):
+        try:
+            together.update(take(store, contract, path, days))
+        except InputError as error:
+            faults.append(str(error))
+            continue
+        (store.incoming / "taken").mkdir(mode=0o700, exist_ok=True)
+        path.rename(store.incoming / "taken" / path.name)
+    if faults:
+        if sum(together.values()):
+            _report("several", together)
+        raise InputError("; ".join(faults))
+    return dict(together)
+
+
 @report_errors
 def main() -> None:
-    """Take one file in."""
+    """Take one file in, or all that lie ready."""
     parser = argparse.ArgumentParser(
         prog="python -m flight_delays.monitoring.labels",
         description="Join late labels to the prediction log.",
     )
-    parser.add_argument("input", type=Path, help="a file with id, the target, and row where not all are 0")
+    parser.add_argument("input", type=Path, nargs="?", help="a file with id, the target, and row where not all are 0")
     path = parser.parse_args().input
-    counts = take(Store(), Contract.read(), path, params("monitor")["label_days"])
-    together = _report(path, counts)
-    table = Table("labels", "in this file", "in all", title=str(path), title_justify="left")
+    store, contract, days = Store(), Contract.read(), params("monitor")["label_days"]
+    counts = take(store, contract, path, days) if path else take_incoming(store, contract, days)
+    title = str(path or store.incoming)
+    together = _report(title, counts)
+    table = Table("labels", "now", "in all", title=title, title_justify="left")
     for state in STATES:
         table.add_row(state, f"{counts[state]:,}", f"{together[state]:,}")
     Console(width=100).print(table)

@@ -8,6 +8,7 @@ The folder that holds it, the store, also holds the models it names, so the serv
     workers/*.json    what each worker has loaded
     predictions/      the prediction log
     labels/           what turned out to be true
+    incoming/         files of labels that are still to be taken in
 
 Several replicas may share one store: what a process writes by itself is named by its machine, or container, and number.
 """
@@ -101,8 +102,9 @@ class Store:
         self.folder = folder or Path(os.environ.get("SERVING_DIR") or STORE)
         self.file, self.history = self.folder / "release.json", self.folder / "history.jsonl"
         self.predictions, self.workers = self.folder / "predictions", self.folder / "workers"
-        self.labels = self.folder / "labels"
-        for part in (self.folder, self.folder / "models", self.predictions, self.workers, self.labels):
+        self.labels, self.incoming = self.folder / "labels", self.folder / "incoming"
+        own = (self.predictions, self.workers, self.labels, self.incoming, self.folder / "models")
+        for part in (self.folder, *own):
             try:
                 part.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:

@@ -104,6 +104,7 @@ def server(
     begin = time.monotonic()
     with tempfile.TemporaryFile("w+") as said:
         own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # as people have it
+        own["PATH"] = f"{Path(command[0]).parent}{os.pathsep}{own['PATH']}"  # MLflow starts uvicorn by its name
         process = subprocess.Popen(command, cwd=where, env=own, stdout=said, stderr=said)
         try:
             while not answers(url, body(rows[:1])):

@@ -1,5 +1,6 @@
 """Does a new feature reach a served prediction by way of the contract alone, in the minutes that README.md promises?"""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,11 +23,11 @@ def test_a_new_feature_reaches_a_prediction_by_the_contract_alone(
     with httpx.Client(base_url=f"http://127.0.0.1:{steps.port}", timeout=60, trust_env=False) as service:
         served = service.get("/model").json()
         if NEW not in served["features"]:
-            said = [line for line in (grown.path / LOG).read_text(encoding="utf-8").splitlines() if "gate" in line]
+            said = (grown.path / LOG).read_text(encoding="utf-8")
+            refused = re.search(r"REFUSED: (.*?)  ", said)
+            why = f"the gate refused it ({refused[1]} …)" if refused else "the steps of README.md do not bring it there"
             pytest.fail(
-                f"{NEW!r} is not a feature of the served model, version {served['version']}: "
-                f"the steps of README.md do not bring it there\n{''.join(said)}",
-                pytrace=False,
+                f"{NEW!r} is not a feature of the served model, version {served['version']}: {why}", pytrace=False
             )
         row: dict[str, Any] = service.get("/example").json()["rows"][0]
         answers = [ask(service, row | {NEW: value}) for value in (-3.0, 3.0)]

@@ -79,7 +79,21 @@ def test_the_limit_is_what_was_measured(
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"until": None}), encoding="utf-8")
     found = age.measure(own, release)
     assert found is not None
-    assert found.limit == timedelta(days=measured)
+    if found.limit != timedelta(days=measured):
+        pytest.fail(f"a model may be {found.limit.days} days old, where {measured:.0f} were measured", pytrace=False)
+
+
+@pytest.mark.sabotage(of=test_the_limit_is_what_was_measured, fault="a limit of another data set")
+def test_a_limit_that_nobody_measured_is_seen(
+    finished_project: Project, copy: Copy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    project = copy(finished_project)
+    path = project.path / age.ASSESSMENT
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"staleness": {"limit_days": 400.0}}), encoding="utf-8")
+    measured = Assessment({"staleness": {"limit_days": 90.0}})
+    with pytest.raises(pytest.fail.Exception, match="may be 400 days old, where 90 were measured"):
+        test_the_limit_is_what_was_measured(project, measured, monkeypatch, tmp_path)
 
 
 @pytest.mark.sabotage(of=test_the_age_of_the_model_in_use_is_known, fault="nobody trains for ten years")

@@ -1,6 +1,7 @@
 """Is somebody told when a library, the data's columns or a base image changes?"""
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -72,8 +73,17 @@ def test_what_this_project_rests_on_is_as_locked_and_as_agreed(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project.path)
-    if found := [*dependencies.lock(), *dependencies.schema()]:
+    if found := [*dependencies.installed(), *dependencies.lock(), *dependencies.schema()]:
         pytest.fail("\n".join(found), pytrace=False)
+
+
+@pytest.mark.sabotage(
+    of=test_what_this_project_rests_on_is_as_locked_and_as_agreed, fault="the source loses a column over night"
+)
+def test_a_column_that_is_gone_fails_the_row(sample: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample.rewrite(f'SELECT * EXCLUDE ("{sample.contract.features[0].name}") FROM sample')
+    with pytest.raises(pytest.fail.Exception, match=r"column .* is gone: `make contract` shows it all"):
+        test_what_this_project_rests_on_is_as_locked_and_as_agreed(sample, monkeypatch)
 
 
 @pytest.mark.usefixtures("advisories", "sample")
@@ -117,6 +127,18 @@ def test_a_lock_that_is_not_kept_is_named(sample: Project) -> None:
     assert line.startswith("uv.lock is not what pyproject.toml asks for")
 
 
+@pytest.mark.usefixtures("sample")
+@pytest.mark.ml_test("mon-1", twin="plants its own faults")
+def test_a_library_that_is_not_the_locked_one_is_named() -> None:
+    assert dependencies.installed() == []
+    text = dependencies.LOCK.read_text(encoding="utf-8")
+    changed, count = re.subn(r'(name = "numpy"\nversion = )"[^"]+"', r'\1"0.0.1"', text)
+    assert count
+    dependencies.LOCK.write_text(changed, encoding="utf-8")
+    (line,) = dependencies.installed()
+    assert re.fullmatch(r"numpy \S+ is installed, 0\.0\.1 locked: run `make setup`", line)
+
+
 def test_an_image_that_was_built_anew_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("Dockerfile").write_text("FROM python:3.11-slim AS base\nFROM base AS serve\n", encoding="utf-8")
@@ -139,6 +161,7 @@ def test_an_image_that_was_built_anew_is_named(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.usefixtures("sample")
 def test_what_cannot_be_looked_at_is_said_to_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(dependencies.SERVICE, "http://127.0.0.1:9")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     found = dependencies.look()
     assert "vulnerable" not in found["changes"]
     assert found["unknown"]["vulnerable"].startswith("uv audit: ")

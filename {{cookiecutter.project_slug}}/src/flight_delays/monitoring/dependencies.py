@@ -5,7 +5,7 @@ In `reports/dependencies.json`, by kind, what changed, a line each; under `unkno
     vulnerable   locked releases with a known hole, from https://osv.dev by `uv audit`
     lock         what is installed is not what uv.lock says, or uv.lock not what pyproject.toml asks for
     schema       columns of the source that are gone, new, or of another type than in the contract
-    image        base images that were built anew under the same name since the last look
+    image        base images that were built anew under the same name since the last look; where Docker is
     outdated     newer releases than the locked ones, the least urgent
 """
 
@@ -13,9 +13,13 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
+import sys
+import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +30,7 @@ from flight_delays.contract import Contract
 from flight_delays.errors import InputError, report_errors
 from flight_delays.source import cast_column, connect, open_source, quote
 
-REPORT = Path("reports/dependencies.json")
+REPORT, LOCK = Path("reports/dependencies.json"), Path("uv.lock")
 KINDS = ("vulnerable", "lock", "schema", "image", "outdated")
 URGENT = KINDS[:4]
 SERVICE = "OSV_URL"  # of a mirror, where the public service cannot be reached
@@ -57,11 +61,13 @@ def look(before: Json | None = None) -> Json:
     images: dict[str, str] = dict((before or {}).get("images", {}))
     looks: dict[str, Callable[[], list[str]]] = {
         "vulnerable": vulnerable,
-        "lock": lock,
+        "lock": lambda: [*installed(), *lock()],
         "schema": schema,
         "image": lambda: rebuilt(images),
         "outdated": outdated,
     }
+    if shutil.which("docker") is None:  # as inside a container; where images are built, somebody looks at them
+        del looks["image"]
     for kind, ask in looks.items():
         try:
             changes[kind] = ask()
@@ -74,7 +80,7 @@ def look(before: Json | None = None) -> Json:
 def vulnerable() -> list[str]:
     """List the locked releases that have a known hole."""
     place = ["--service-url", os.environ[SERVICE]] if os.environ.get(SERVICE) else []
-    done = _run("uv", "audit", "--frozen", "--output-format", "json", *place)
+    done = _uv("audit", "--frozen", "--output-format", "json", *place)
     try:
         found = json.loads(done.stdout)
     except ValueError:
@@ -87,23 +93,32 @@ def vulnerable() -> list[str]:
 
 
 def lock() -> list[str]:
-    """Say where the environment, uv.lock and pyproject.toml are not of one mind."""
-    for command, words in (
-        (("uv", "lock", "--check"), "uv.lock is not what pyproject.toml asks for: run `uv lock`, test, and commit it"),
-        (("uv", "sync", "--check"), "what is installed is not what uv.lock says: run `make setup`"),
-    ):
-        done = _run(*command)
-        if done.returncode == 1:
-            return [words]
-        if done.returncode:
-            raise InputError(f"{' '.join(command)}: {_last(done.stderr)}")
-    return []
+    """Say where uv.lock is not what pyproject.toml asks for."""
+    done = _uv("lock", "--check")
+    if done.returncode > 1:
+        raise InputError(f"uv lock --check: {_last(done.stderr)}")
+    words = "uv.lock is not what pyproject.toml asks for: run `uv lock`, test, and commit it"
+    return [words] if done.returncode else []
+
+
+def installed() -> list[str]:
+    """List what is installed in another version than uv.lock says; what is not installed here may be elsewhere."""
+    locked: dict[str, set[str]] = {}
+    for entry in tomllib.loads(LOCK.read_text(encoding="utf-8"))["package"]:
+        if "version" in entry:
+            locked.setdefault(entry["name"], set()).add(entry["version"])
+    names = [(re.sub(r"[-_.]+", "-", one.name).lower(), one.version) for one in distributions()]
+    return [
+        f"{name} {version} is installed, {' or '.join(sorted(locked[name]))} locked: run `make setup`"
+        for name, version in names
+        if name in locked and version not in locked[name]
+    ]
 
 
 def outdated() -> list[str]:
     """List the locked packages of which there is a newer release that fits."""
     today = datetime.now(UTC).isoformat(timespec="seconds")
-    done = _run("uv", "lock", "--upgrade", "--dry-run", "--exclude-newer", today)
+    done = _uv("lock", "--upgrade", "--dry-run", "--exclude-newer", today)
     if done.returncode:
         raise InputError(f"uv lock: {_last(done.stderr)}")
     pairs = re.findall(r"^Update (\S+) v(\S+) -> v(\S+)$", done.stderr, re.MULTILINE)
@@ -159,6 +174,10 @@ def _bases() -> list[str]:
     return sorted(found)
 
 
+def _uv(*command: str) -> subprocess.CompletedProcess[str]:
+    return _run(sys.executable, "-m", "uv", *command)
+
+
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
 
@@ -181,7 +200,8 @@ def main() -> None:
     table = Table("kind", "changes", title="dependencies", title_justify="left")
     for kind in KINDS:
         lines = found["changes"].get(kind)
-        table.add_row(kind, "\n".join(lines) or "none" if lines is not None else f"not known: {found['unknown'][kind]}")
+        unknown = f"not known: {found['unknown'].get(kind, 'Docker is not here')}"
+        table.add_row(kind, unknown if lines is None else "\n".join(lines) or "none")
     Console(width=120).print(table, markup=False)
     if urgent := [words for kind in URGENT for words in found["changes"].get(kind, ())]:
         more = f", and {len(urgent) - 1} more" if len(urgent) > 1 else ""

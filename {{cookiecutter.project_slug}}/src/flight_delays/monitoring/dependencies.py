@@ -175,11 +175,13 @@ def _bases() -> list[str]:
 
 
 def _uv(*command: str) -> subprocess.CompletedProcess[str]:
-    return _run(sys.executable, "-m", "uv", *command)
+    own = {"UV_PROJECT_ENVIRONMENT": sys.prefix}  # in a container, a folder's .venv is of another machine
+    return _run(sys.executable, "-m", "uv", *command, **own)
 
 
-def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
+def _run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    own = os.environ | environment
+    return subprocess.run(command, env=own, capture_output=True, text=True, check=False, timeout=_SECONDS)
 
 
 def _last(said: str) -> str:

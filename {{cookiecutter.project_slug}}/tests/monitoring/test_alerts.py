@@ -3,8 +3,9 @@
 import re
 
 import pytest
+import yaml
 
-from tests.alerts import HEALTHY, firing, names
+from tests.alerts import HEALTHY, RULES, firing, names
 from tests.conftest import ROOT
 
 ROWS = 'model_feature_bin_total{version="1", feature="f", bin="%s", instance="a"}'
@@ -78,6 +79,13 @@ def test_good_health_raises_no_alert(at: str) -> None:
 def test_a_service_that_nobody_knows_of_is_down() -> None:
     gone = {series: "_x3000" for series in HEALTHY if series.startswith('up{job="service"')}
     assert firing(gone, "1h") == {"ServiceDown"}
+
+
+def test_what_is_recorded_is_there_at_each_evaluation() -> None:
+    """Prometheus looks back five minutes for a sample: what is recorded more seldom comes and goes, and resets `for`."""
+    for path in RULES:
+        for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]:
+            assert group.get("interval", "15s") in {"15s", "1m", "2m"}, f"{path.name}, group {group['name']}"
 
 
 def test_each_alert_has_a_section_in_the_runbook() -> None:

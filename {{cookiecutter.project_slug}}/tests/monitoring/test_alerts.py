@@ -82,7 +82,7 @@ def test_a_service_that_nobody_knows_of_is_down() -> None:
 
 
 def test_what_is_recorded_is_there_at_each_evaluation() -> None:
-    """Prometheus looks back five minutes for a sample: what is recorded more seldom comes and goes, and resets `for`."""
+    """Prometheus looks back five minutes for a sample: what is recorded more seldom comes and goes."""
     for path in RULES:
         for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]:
             assert group.get("interval", "15s") in {"15s", "1m", "2m"}, f"{path.name}, group {group['name']}"

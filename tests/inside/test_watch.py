@@ -274,6 +274,7 @@ def test_drift(quick: Project, tmp_path: Path) -> None:
 def test_an_old_model(quick: Project, tmp_path: Path) -> None:
     quick.edit("params.yaml", lambda document: document["assess"]["staleness"].update(retrain_days=1e-7))
     with observed(quick, tmp_path) as seen:
+        seen.send()  # rows say what time it is
         seen.require("ModelTooOld")
 
 

@@ -212,7 +212,7 @@ def test_a_trial_without_an_end_is_named(
     trying: Project, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number = candidates.register(trying, folders["turned"])
-    source = spoil(tmp_path / "src", "controller.py", 'if verdict.action == "wait":', "if verdict:")
+    source = spoil(tmp_path / "src", "trial.py", 'if verdict.action == "wait":', "if verdict:")
     monkeypatch.setattr(f"{__name__}.DECIDED_AFTER", 5)
     with trials(trying, source) as tried, pytest.raises(pytest.fail.Exception, match=r"still tried after .* requests"):
         require_rolled_back(tried, "turned", number)

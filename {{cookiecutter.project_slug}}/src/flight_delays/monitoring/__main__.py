@@ -270,8 +270,10 @@ def _speed() -> Iterator[Metric]:
 def _data() -> Iterator[Metric]:
     """Say how fresh the data is, where the contract promises that it is."""
     promised = [entry for entry in read_document().get("slaProperties") or () if entry.get("property") == "freshness"]
-    time_column = Contract.read().time
-    if not promised or time_column is None or not ROWS.is_file():
+    if not promised or not ROWS.is_file():
+        return
+    time_column = Contract.read().time  # which reads the file once more, so only where there is a promise
+    if time_column is None:
         return
     limit = timedelta(seconds=float(promised[0]["value"]) * _UNITS[promised[0].get("unit", "d")])
     newest = _newest(time_column.name)

@@ -108,7 +108,8 @@ def refuse_too_large(rows: int, width: int) -> None:
 def main() -> None:
     """Run the stage."""
     contract, chosen = Contract.read(), params("train")
-    train, valid = load_training(contract, chosen["max_rows"]), load_validation(contract)
+    max_rows = chosen["max_rows"]
+    train, valid = load_training(contract, max_rows), load_validation(contract)
     estimator = make_estimator(chosen["estimator"], contract.task, chosen["hyperparameters"], chosen["seed"])
     rounds = int(chosen["hyperparameters"].get("n_estimators", 0)) or None
     curve: list[tuple[Any, ...]] = []
@@ -131,7 +132,7 @@ def main() -> None:
     model = Model(contract, predictor, decided)
     model.save(CANDIDATE, CONTRACT)
     golden.write(model, pq.ParquetFile(PARTS["valid"]).read_row_group(0), CANDIDATE)
-    times, X = _times(contract, chosen["max_rows"]), train[0]
+    times, X = _times(contract, max_rows), train[0]
     some = np.linspace(0, len(X) - 1, min(len(X), _WEEKLY)).astype(np.intp)
     fitted = None if times is None else (model.predict(X[some]), times[some])
     reference.write(contract, X, model.predict(valid[0]), CANDIDATE, times, fitted)

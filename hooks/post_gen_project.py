@@ -238,7 +238,7 @@ def name_reviewer(answers: dict[str, Any]) -> None:
 
 
 def point_remote(remote: str) -> None:
-    """Let `dvc push` go to the chosen store."""
+    """Let `make push` go to the chosen store."""
     chosen = Path(".dvc", f"config.{remote}")
     if remote != "local":
         chosen.replace(Path(".dvc", "config"))

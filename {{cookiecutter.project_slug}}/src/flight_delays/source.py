@@ -70,7 +70,7 @@ def open_source(connection: duckdb.DuckDBPyConnection, server: Server) -> dict[s
     """
     path = Path(server.path or "")
     if not path.is_file():
-        raise InputError(f"{path} is missing: `dvc pull` brings tracked data, or correct `servers` in contract.yaml")
+        raise InputError(f"{path} is missing: `make pull` brings tracked data, or correct `servers` in contract.yaml")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty")
     try:

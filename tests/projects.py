@@ -50,7 +50,9 @@ class Made:
 
 def ok(done: subprocess.CompletedProcess[str]) -> str:
     """Give what a command printed, having seen that it succeeded."""
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    crash = done.stderr.find("Fatal Python error")  # its stack comes first; the list of modules after it is long
+    stderr = done.stderr[crash:][:6000] if crash >= 0 else done.stderr[-6000:]
+    assert done.returncode == 0, done.stdout[-3000:] + stderr
     return done.stdout + done.stderr
 
 

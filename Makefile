@@ -23,7 +23,7 @@ check: uv  ## format, lint and types; changes nothing
 	uv run --quiet ruff check
 	uv run --quiet mypy
 	uv run --quiet yamllint --strict .
-	uv run --quiet check-jsonschema --builtin-schema vendor.github-workflows '$(PAYLOAD)/.github/workflows/ci.yml'
+	uv run --quiet check-jsonschema --builtin-schema vendor.github-workflows '$(PAYLOAD)'/.github/workflows/*.yml
 	uv run --quiet check-jsonschema --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci '$(PAYLOAD)/.gitlab-ci.yml'
 	uv run --quiet check-jsonschema --builtin-schema vendor.travis '$(PAYLOAD)/.travis.yml'
 	uv run --quiet check-jsonschema --builtin-schema vendor.compose-spec '$(PAYLOAD)/compose.yaml'

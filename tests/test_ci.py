@@ -1,17 +1,22 @@
 """Do the files for four CI providers hold? Read by linters, and run: GitLab's whole, of the others each command."""
 
+import hashlib
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
-from collections.abc import Callable
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import yaml
 from bakery import ROOT, Bake, git
-from projects import Made, clone, commit, node_packages, ok
+from projects import Made, clone, commit, kill, node_packages, ok
 
 pytestmark = pytest.mark.slow
 
@@ -155,26 +160,66 @@ def test_each_command_of_a_push_is_green_in_a_fresh_clone(shop: Callable[[str], 
     assert (made.path / "models/candidate/model.json").is_file()
 
 
-def test_gitlabs_pipeline_runs_to_its_end(
-    shop: Callable[[str], Made], tools: Path, tmp_path: Path, mlflow_server: str, key: str
-) -> None:
+@contextmanager
+def tracking_server(made: Made, folder: Path) -> Iterator[str]:
+    """Start MLflow's server with the project's own MLflow, and give its address."""
+    port = free_port()
+    store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
+    command = [str(made.path / ".venv/bin/mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    with (folder / "mlflow.log").open("wb") as log:
+        process = subprocess.Popen([*command, *store], stdout=log, stderr=log, start_new_session=True)
+    try:
+        for _ in range(240):
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                break
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        kill(process)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def test_gitlabs_pipeline_runs_to_its_end_in_production(shop: Callable[[str], Made], tools: Path, tmp_path: Path) -> None:
     if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
         pytest.skip("no Docker engine runs here: `.ci/engine` starts one on Debian")
     made = shop("gitlab")
-    git(made.path, "remote", "add", "origin", "https://gitlab.localhost/team/shop.git")
+    contract = made.path / "contract.yaml"
+    contract.write_text(contract.read_text(encoding="utf-8").replace("status: draft", "status: active"), encoding="utf-8")
+    commit(made, "Accept the contract, having read it")
+    run(made, "make pipeline && uv run dvc push --quiet")
+    commit(made, "First model")
+    made = clone(made, tmp_path)
+    git(made.path, "remote", "set-url", "origin", "https://gitlab.localhost/team/shop.git")
+    ok(made.make("setup"))
+    (tmp_path / "server").mkdir()
+    key = "the key of a client"
     variables = {
-        "API_KEYS": key,
+        "API_KEY": key,
+        "API_KEYS": f"shop:{hashlib.sha256(key.encode()).hexdigest()}",
+        "BUILD": "--network host",
         "CI_PIPELINE_SOURCE": "push",
         "DOCKER_HOST": "unix:///var/run/docker.sock",
         "DOCKER_TLS_VERIFY": "",
-        "MLFLOW_TRACKING_URI": mlflow_server,
+        "PORT": str(free_port()),
         "PYTEST_ADDOPTS": FEW,
     }
-    command = [str(tools / "node_modules/.bin/gitlab-ci-local"), "--force-shell-executor", "--shell-isolation"]
-    command += [f"--variable={name}={value}" for name, value in variables.items()]
-    whole = subprocess.run(command, cwd=made.path, capture_output=True, text=True, check=False)
-    text = ok(whole)
-    for job in ("test", "model", "container", "integration"):
-        assert re.search(rf"PASS\W+{job}\b", text), text[-4000:]
-    approved = ok(subprocess.run([*command, "production"], cwd=made.path, capture_output=True, text=True, check=False))
-    assert re.search(r"PASS\W+production\b", approved), approved[-4000:]
+    try:
+        with tracking_server(made, tmp_path / "server") as address:
+            given = [f"--variable={name}={value}" for name, value in (variables | {"MLFLOW_TRACKING_URI": address}).items()]
+            command = [str(tools / "node_modules/.bin/gitlab-ci-local"), "--force-shell-executor", *given]
+            pushed = ok(subprocess.run(command, cwd=made.path, capture_output=True, text=True, check=False))
+            for job in ("test", "model", "container", "integration"):
+                assert re.search(rf"PASS\W+{job}\b", pushed), pushed[-4000:]
+            assert not re.search(r"PASS\W+production\b", pushed)  # it waits for a person
+            by_hand = [*command, "production"]
+            approved = ok(subprocess.run(by_hand, cwd=made.path, capture_output=True, text=True, check=False))
+            assert re.search(r"PASS\W+production\b", approved), approved[-4000:]
+            assert "production answers at" in approved
+    finally:
+        for tier in ("integration", "production"):
+            made.make("stack-down", TIER=tier)

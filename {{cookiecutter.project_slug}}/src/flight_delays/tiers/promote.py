@@ -165,7 +165,10 @@ def _move(version: "Version", goal: "Registry", chosen: Chosen, to: str) -> "Ver
 @report_errors
 def main() -> None:
     """Promote, and print what was moved."""
-    parser = argparse.ArgumentParser(prog="python -m flight_delays.tiers.promote", description="Promote a model.")
+    parser = argparse.ArgumentParser(
+        prog="python -m flight_delays.tiers.promote",
+        description="Promote a model.",
+    )
     parser.add_argument("to", help="integration or production")
     parser.add_argument(
         "version", nargs="?", default="", help="its number; else the champion, or what integration names"

@@ -176,6 +176,8 @@ def main() -> None:
     chosen = parser.parse_args()
     version = promote(chosen.to, chosen.version)
     table = Table(show_header=False, title=f"{chosen.to} names version {version.number}", title_justify="left")
+    table.add_column()
+    table.add_column(overflow="fold")  # digests are to be copied
     for key, value in version.tags.items():
         if key.startswith(f"{chosen.to}."):
             table.add_row(key.partition(".")[2], value)

@@ -171,4 +171,5 @@ def image(tag: str) -> str:
     tag
         The beginning of the model's hash.
     """
-    return f"{given('IMAGES').rstrip('/') + '/' if given('IMAGES') else ''}flight-delays-serve:{tag}"
+    place = given("IMAGES").rstrip("/")
+    return f"{place}{'/' if place else ''}flight-delays-serve:{tag}"

@@ -15,7 +15,7 @@ import pyarrow as pa
 from flight_delays.contract import Column, Contract
 from flight_delays.errors import InputError
 from flight_delays.model import Model
-from flight_delays.settings import tracking_uri, without_password
+from flight_delays.settings import given, tracking_uri, without_password
 
 # Quiet before the import: a new database is otherwise announced migration by migration.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -72,7 +72,7 @@ class Registry:
     def __init__(self, name: str, uri: str = "") -> None:
         self.name, self.uri = name, uri or tracking_uri()
         self.place = without_password(self.uri)
-        mlflow.set_tracking_uri(self.uri)
+        _use(self.uri)
         self.client = MlflowClient(self.uri, self.uri)
 
     @contextmanager
@@ -302,7 +302,7 @@ class Registry:
 
     def _files(self, version: Version, folder: Path) -> Path:
         """Bring all files of a version into a folder, and say where they are."""
-        mlflow.set_tracking_uri(self.uri)  # another one may have been opened since
+        _use(self.uri)  # another one may have been opened since
         place = f"models:/{self.name}/{version.number}"
         try:
             return Path(mlflow.artifacts.download_artifacts(place, dst_path=str(folder)))
@@ -336,7 +336,7 @@ class Registry:
             return found
         made, files = other.client.get_run(version.run).data, other._files(version, folder)
         tags = version.tags | {"carried.from": f"version {version.number} at {other.place}"}
-        mlflow.set_tracking_uri(self.uri)
+        _use(self.uri)
         with self.run(f"version {version.number}", tags) as run:
             self.log(run, made.params, made.metrics)
             self.client.log_artifacts(run, str(files), "model")
@@ -348,6 +348,15 @@ class Registry:
     def fetch(self, version: Version, folder: Path) -> Model:
         """Bring a version's files into a folder and load them, as `download` and `Model.load` do."""
         return Model.load(self.download(version, folder))
+
+
+def _use(uri: str) -> None:
+    """Let MLflow use a place, and the environment say still what it said: MLflow itself changes it."""
+    before = given("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    if before:
+        os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def _first_line(error: Exception) -> str:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 5.0  # that a server may take to say that it is there
 _MOST = 3  # names in a line
+_PROJECT = re.sub(r"[-_.]+", "-", "flight-delays").lower()
 
 
 @dataclass(frozen=True)
@@ -192,8 +193,13 @@ def environment(_: str) -> Finding:
         return Finding(False, "uv.lock is missing", "`make setup`, then commit it")
     if ask(sys.executable, "-m", "uv", "lock", "--check", **own).returncode:
         return Finding(False, "uv.lock is not what pyproject.toml asks for", "`uv lock`, test, commit")
-    if ask(sys.executable, "-m", "uv", "sync", "--check", "--frozen", **own).returncode:
-        return Finding(False, "what is installed is not what uv.lock says", "`make setup`")
+    done = ask(sys.executable, "-m", "uv", "sync", "--check", "--frozen", **own)
+    # the project itself counts as another one as soon as its pyproject.toml was touched, and is looked at as `sources`
+    changed = sorted(set(re.findall(r"^ [-+~] ([\w.-]+)", done.stderr, re.MULTILINE)) - {_PROJECT})
+    if changed:
+        return Finding(False, f"not installed as uv.lock says: {_some(changed)}", "`make setup`")
+    if done.returncode and "outdated" not in done.stderr:
+        return Finding(False, f"uv sync: {_last(done.stderr)}", "`make setup`")
     return Finding(True, "as locked")
 
 

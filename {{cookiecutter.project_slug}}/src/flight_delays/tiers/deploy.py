@@ -196,6 +196,8 @@ def main() -> None:
     of = tier()
     version, image, answers = deploy(of)
     table = Table(show_header=False, title=f"{of} answers at http://127.0.0.1:{given('PORT') or 8000}/docs")
+    table.add_column()
+    table.add_column(overflow="fold")  # digests are to be copied
     table.add_row("version", f"{version.number}, model {image.model}")
     table.add_row("image", f"{images.reference(version)}, built from commit {image.commit}")
     table.add_row("asked", f"{_ASKED} times; this model predicts {json.dumps(answers)[:200]}")

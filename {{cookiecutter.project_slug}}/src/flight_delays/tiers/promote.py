@@ -165,7 +165,10 @@ def _move(version: "Version", goal: "Registry", chosen: Chosen, to: str) -> "Ver
 @report_errors
 def main() -> None:
     """Promote, and print what was moved."""
-    parser = argparse.ArgumentParser(prog="python -m flight_delays.tiers.promote", description="Promote a model.")
+    parser = argparse.ArgumentParser(
+        prog="python -m flight_delays.tiers.promote",
+        description="Promote a model.",
+    )
     parser.add_argument("to", help="integration or production")
     parser.add_argument(
         "version", nargs="?", default="", help="its number; else the champion, or what integration names"
@@ -173,6 +176,8 @@ def main() -> None:
     chosen = parser.parse_args()
     version = promote(chosen.to, chosen.version)
     table = Table(show_header=False, title=f"{chosen.to} names version {version.number}", title_justify="left")
+    table.add_column()
+    table.add_column(overflow="fold")  # digests are to be copied
     for key, value in version.tags.items():
         if key.startswith(f"{chosen.to}."):
             table.add_row(key.partition(".")[2], value)

@@ -14,12 +14,12 @@ from typing import Any
 # It asks Google for each bucket's kind, over another protocol and for half a minute where it may not.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
-from dvc.exceptions import CheckoutError, DownloadError, DvcException, UploadError  # noqa: E402
-from dvc.repo import Repo  # noqa: E402
-from dvc_data.hashfile.hash import file_md5  # noqa: E402
-from dvc_objects.errors import ObjectFormatError  # noqa: E402
+from dvc.exceptions import CheckoutError, DownloadError, DvcException, UploadError
+from dvc.repo import Repo
+from dvc_data.hashfile.hash import file_md5
+from dvc_objects.errors import ObjectFormatError
 
-from flight_delays.errors import InputError, report_errors  # noqa: E402
+from flight_delays.errors import InputError, report_errors
 
 _HELP = "README.md, “Data and models for others”, says how address and credentials are given"
 
@@ -64,7 +64,9 @@ def share(command: str, *, again: bool = False) -> str:
             if command == "pull":
                 return _pull(repo, heard, where)
             if damaged:
-                raise InputError(f"{_some(damaged)} in DVC's cache was damaged, and is taken out of it: `make pull` first")
+                raise InputError(
+                    f"{_some(damaged)} in DVC's cache was damaged, and is taken out of it: `make pull` first"
+                )
             return _push(repo, heard, where, again=again)
     except DvcException as fault:  # also of the settings
         raise InputError(f"{command}: {_folded(fault)}: {_HELP}") from None
@@ -75,10 +77,10 @@ def _pull(repo: Any, heard: _Heard, where: str) -> str:
     try:
         done = repo.pull()
     except CheckoutError as fault:
-        names = {str(name) for name in fault.target_infos}
-        if sources := sorted(names & {str(out) for out in repo.index.outs if out.stage.is_data_source}):
+        lost = {str(name) for name in fault.target_infos}
+        if sources := sorted(lost & {str(out) for out in repo.index.outs if out.stage.is_data_source}):
             raise InputError(f"{where} lacks {_some(sources)}, or what it has is damaged: {lacking}") from None
-        return f"the sources are here; `make pipeline` makes what {where} lacks: {_some(sorted(names))}"
+        return f"the sources are here; `make pipeline` makes what {where} lacks: {_some(sorted(lost))}"
     except ObjectFormatError as fault:
         raise InputError(f"{where}: {_folded(fault)}: {lacking}") from None
     except DownloadError as fault:

@@ -84,7 +84,7 @@ def commands_of_github(project: Path) -> Commands:
 def commands_of_jenkins(project: Path) -> Commands:
     """Give what the stages run that every push has: those before `Comment`."""
     text = (project / "Jenkinsfile").read_text(encoding="utf-8")
-    return re.findall(r"sh '(.*)'$", text[: text.index("stage('Comment')")], flags=re.MULTILINE)
+    return re.findall(r"\bsh '([^']*)'", text[: text.index("stage('Comment')")])
 
 
 def commands_of_travis(project: Path) -> Commands:

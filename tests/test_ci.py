@@ -196,6 +196,7 @@ def test_gitlabs_pipeline_runs_to_its_end_in_production(shop: Callable[[str], Ma
     run(made, "make pipeline && uv run dvc repro && make push")
     commit(made, "First model")
     made = clone(made, tmp_path)
+    (made.path / ".git/info/exclude").write_text(".gitlab-ci-local/\n")  # where the pipeline's runner keeps its own
     git(made.path, "remote", "set-url", "origin", "https://gitlab.localhost/team/shop.git")
     ok(made.make("setup"))
     (tmp_path / "server").mkdir()

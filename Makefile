@@ -17,13 +17,13 @@ demo: uv  ## generate the example into a new folder (INTO=…), run its pipeline
 setup: uv  ## make or refresh the template's own environment, .venv
 	uv sync --quiet
 test: uv  ## generate projects in every way and test them (quick ones alone: uv run pytest -m 'not slow')
-	uv run --quiet pytest -n auto --dist loadfile
+	uv run --quiet pytest -n auto --dist loadfile --no-loadscope-reorder
 check: uv  ## format, lint and types; changes nothing
 	uv run --quiet ruff format --check
 	uv run --quiet ruff check
 	uv run --quiet mypy
 	uv run --quiet yamllint --strict .
-	uv run --quiet check-jsonschema --builtin-schema vendor.github-workflows '$(PAYLOAD)/.github/workflows/ci.yml'
+	uv run --quiet check-jsonschema --builtin-schema vendor.github-workflows '$(PAYLOAD)'/.github/workflows/*.yml
 	uv run --quiet check-jsonschema --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci '$(PAYLOAD)/.gitlab-ci.yml'
 	uv run --quiet check-jsonschema --builtin-schema vendor.travis '$(PAYLOAD)/.travis.yml'
 	uv run --quiet check-jsonschema --builtin-schema vendor.compose-spec '$(PAYLOAD)/compose.yaml'

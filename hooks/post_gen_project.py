@@ -35,7 +35,7 @@ VERSIONED = (".gitlab-ci.yml", ".travis.yml", "Dockerfile", "Jenkinsfile")  # th
 CHOICES = {
     "ci": {
         "github": [".github"],
-        "gitlab": [".gitlab-ci.yml"],
+        "gitlab": [".gitlab-ci.yml", ".gitlab"],
         "jenkins": ["Jenkinsfile"],
         "travis": [".travis.yml"],
         "none": [],

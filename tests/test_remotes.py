@@ -235,7 +235,7 @@ def test_what_is_damaged_in_the_cache_is_not_pushed_and_is_fetched_again(shared:
     assert (colleague.path / RAW).read_bytes() == bad
     refused = shared.make(colleague, "push")
     assert refused.returncode != 0
-    assert f"error: {RAW} was damaged in DVC's cache, and is taken out: `make pull` first\n" in refused.stderr
+    assert f"error: {RAW} in DVC's cache was damaged, and is taken out of it: `make pull` first\n" in refused.stderr
     ok(shared.make(colleague, "pull"))
     assert (colleague.path / RAW).read_bytes() == good
     assert cached.read_bytes() == good

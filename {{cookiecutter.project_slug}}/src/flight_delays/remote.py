@@ -64,7 +64,9 @@ def share(command: str, *, again: bool = False) -> str:
             if command == "pull":
                 return _pull(repo, heard, where)
             if damaged:
-                raise InputError(f"{_some(damaged)} was damaged in DVC's cache, and is taken out: `make pull` first")
+                raise InputError(
+                    f"{_some(damaged)} in DVC's cache was damaged, and is taken out of it: `make pull` first"
+                )
             return _push(repo, heard, where, again=again)
     except DvcException as fault:  # also of the settings
         raise InputError(f"{command}: {_folded(fault)}: {_HELP}") from None
@@ -75,8 +77,10 @@ def _pull(repo: Any, heard: _Heard, where: str) -> str:
     try:
         done = repo.pull()
     except CheckoutError as fault:
-        lost = [str(name) for name in fault.target_infos]
-        raise InputError(f"{where} lacks {_some(lost)}, or what it has is damaged: {lacking}") from None
+        lost = {str(name) for name in fault.target_infos}
+        if sources := sorted(lost & {str(out) for out in repo.index.outs if out.stage.is_data_source}):
+            raise InputError(f"{where} lacks {_some(sources)}, or what it has is damaged: {lacking}") from None
+        return f"the sources are here; `make pipeline` makes what {where} lacks: {_some(sorted(lost))}"
     except ObjectFormatError as fault:
         raise InputError(f"{where}: {_folded(fault)}: {lacking}") from None
     except DownloadError as fault:

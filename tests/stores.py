@@ -23,6 +23,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cookie
 ACCOUNT = "devstoreaccount1"
 # The account's key is Azurite's own, and printed in its manual.
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+S3_KEY = "an-emulated-key-7d02c9e1"
 WRONG = "d3JvbmctYnV0LXdlbGwtZm9ybWVk"
 
 
@@ -54,7 +55,7 @@ class Store:
         """Give address and credentials as a user has them in the environment, by another port or with another secret."""
         address = f"http://127.0.0.1:{port or self.port}"
         if self.kind == "s3":
-            keys = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": secret or "emulated"}
+            keys = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": secret or S3_KEY}
             return keys | {"AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1"}
         if self.kind == "gcs":
             return {"STORAGE_EMULATOR_HOST": address} | (self._account(secret) if secret else {})
@@ -180,8 +181,10 @@ class Wire:
             end.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Cut it."""
+        """Cut it, so that both ends see it: a thread that reads keeps what is only closed."""
         for end in (self._server, *self._open):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
             end.close()
 
 

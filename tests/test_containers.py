@@ -20,12 +20,14 @@ from pathlib import Path
 import pytest
 import yaml
 from cookiecutter.main import cookiecutter
+from leaks import LOGGED, in_use, layers, leaks, made_by, of_a_library, of_project
 from projects import Made, commit, ok
 
 pytestmark = pytest.mark.slow
 
 HERE, THERE = "127.0.0.1:18473", "127.0.0.1:18474"
 CLOSED = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")  # noqa: S108
+PASSWORD = "of-the-store-" + "9c41d07be25f" * 2
 READ_LOG = """
 import json
 from pathlib import Path
@@ -60,9 +62,14 @@ def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[M
     (folder / "shop.csv").write_text(f"size,colour,sold\n{rows}")
     answers = {"project_name": "Boxed Shop", "dataset": str(folder / "shop.csv"), "target": "sold"}
     project = Made(Path(cookiecutter(str(template), no_input=True, extra_context=answers, output_dir=str(folder))))
-    ok(project.make("setup"))
+    printed = ok(project.make("setup"))
     commit(project, "Lock the environment")
-    ok(project.make("pipeline"))
+    printed += project.python("from boxed_shop.stack import make_secrets; print(make_secrets())")
+    (project.path / ".dvc/config.local").write_text(
+        f"['remote \"team\"']\n    url = s3://shop/dvc\n    secret_access_key = {PASSWORD}\n"
+    )
+    printed += ok(project.make("pipeline"))
+    (folder / "printed.log").write_text(printed, encoding="utf-8")
     for target in ("serve", "baked"):  # the host's network, so that a registry of packages is reached as from here
         options = ("--network", "host", "--build-arg", "MODEL_VERSION=first", "--build-arg", "COMMIT=abc")
         docker("build", *options, "--target", target, "--tag", f"boxed-shop-{target}:latest", str(project.path))
@@ -164,7 +171,7 @@ def test_an_empty_store_ends_the_image_that_only_serves_in_one_line() -> None:
     assert re.fullmatch(r"error: /store/release.json is missing, and no MLflow is here .*\n", ran.stderr)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def stack(made: Made) -> Iterator[list[str]]:
     """Two replicas behind the proxy, from the project's compose file; gives the command that goes on with it."""
     image = yaml.safe_load((made.path / "compose.yaml").read_text(encoding="utf-8"))["services"]["proxy"]["image"]
@@ -173,10 +180,6 @@ def stack(made: Made) -> Iterator[list[str]]:
         and subprocess.run(["timeout", "60", "docker", "pull", "--quiet", image], capture_output=True, check=False).returncode
     ):
         docker("build", "--network", "host", "--tag", image, "-", given=PROXY)
-    ok(subprocess.run(
-        ["uv", "run", "--no-sync", "python", "-c", "from boxed_shop.stack import make_secrets; make_secrets()"],
-        cwd=made.path, capture_output=True, text=True, check=False,
-    ))  # fmt: skip
     compose = ["docker", "compose", "--project-directory", str(made.path), "--project-name", "boxed-shop-test"]
     environment = {"PORT": THERE.rpartition(":")[2], "PATH": "/usr/local/bin:/usr/bin:/bin"}
     try:
@@ -214,3 +217,56 @@ def test_a_replica_that_is_killed_or_stopped_is_replaced_by_the_other(made: Made
     assert len(acknowledged) > before + 100
     assert len(faults) <= 4, faults  # of each thread, what the second was about to answer
     assert set(acknowledged) <= set(logged("boxed-shop-test_store"))
+
+
+# Secrets stay where they are
+
+
+def test_no_secret_is_in_files_history_and_what_commands_print(made: Made) -> None:
+    secrets = [*in_use(made.path), PASSWORD]
+    assert len(secrets) > 8
+    assert of_project(made.path, secrets) == [".dvc/config.local: of-t…, which is in use"]  # where it was put
+    printed = (made.path.parent / "printed.log").read_bytes()
+    assert leaks([("printed.log", printed)], secrets, without=LOGGED) == []
+
+
+@pytest.mark.parametrize("target", ["serve", "baked"])
+def test_no_secret_is_in_an_image(made: Made, target: str) -> None:
+    image, secrets = f"boxed-shop-{target}:latest", [*in_use(made.path), PASSWORD]
+    held = list(layers(image))
+    assert {"app/params.yaml", "app/contract.yaml"} & {place.partition("/")[2] for place, _ in held}
+    assert leaks(held, secrets, trusted=of_a_library) == []
+    assert leaks(made_by(image), secrets, without=LOGGED) == []
+
+
+def test_a_secret_in_an_image_is_found_though_a_later_layer_removes_it(made: Made, tmp_path: Path) -> None:
+    secret = in_use(made.path)[0]
+    (tmp_path / "key").write_text(f"key = 'AKIA{'QYLPMN5HHHFPZQAB'}'\n{secret}\n")
+    lines = ("FROM boxed-shop-serve:latest", "USER 0:0", "COPY key /app/key", "RUN rm /app/key", f"ENV PASSED={secret}")
+    (tmp_path / "Dockerfile").write_text("\n".join(lines))
+    docker("build", "--tag", "boxed-shop-leaky:latest", str(tmp_path))
+    try:
+        found = leaks(layers("boxed-shop-leaky:latest"), [secret], trusted=of_a_library)
+        assert [place.partition("/")[2] for place in found] == [
+            f"app/key: {secret[:4]}…, which is in use",
+            "app/key: AWS Access Key, line 1",
+        ]
+        assert leaks(made_by("boxed-shop-leaky:latest"), [secret], without=LOGGED)
+    finally:
+        docker("image", "rm", "--force", "boxed-shop-leaky:latest")
+
+
+def test_no_secret_is_in_what_the_stack_writes(made: Made, stack: list[str]) -> None:
+    key, wrong = (made.path / ".secrets/client_key").read_text(encoding="utf-8"), "b81d5fe0" * 6
+    with load(THERE, key) as (acknowledged, _):
+        time.sleep(1)
+    assert acknowledged
+    refused = urllib.request.Request(f"http://{THERE}/example", headers={"authorization": f"Bearer {wrong}"})
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(refused, timeout=10)  # noqa: S310
+    ran = subprocess.run([*stack, "logs", "--no-color"], capture_output=True, check=True)
+    assert b"/predict" in ran.stdout
+    secrets, newest = [*in_use(made.path), PASSWORD, wrong], b"".join(ran.stdout.splitlines(keepends=True)[-2000:])
+    assert leaks([("stack.log", ran.stdout + ran.stderr)], secrets, trusted=lambda _: True) == []
+    assert leaks([("stack.log", newest)], without=LOGGED) == []
+    assert leaks([("stack.log", newest + key.encode())], secrets, without=LOGGED)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from bakery import git
 from cookiecutter.main import cookiecutter
+from leaks import LOGGED, leaks, of_project
 from projects import Made, commit, kill, ok
-from stores import KEY, WRONG, Store, cut_in_the_middle, emulated, free_port, running
+from stores import KEY, S3_KEY, WRONG, Store, cut_in_the_middle, emulated, free_port, running
 
 pytestmark = pytest.mark.slow
 
@@ -272,3 +273,9 @@ def test_mlflow_keeps_the_models_files_in_the_same_store(shared: Shared) -> None
         ok(shared.make(author, "predict", f"INPUT={RAW}", "OUTPUT=answers.parquet", **there))
     assert author.python(ANSWERS).startswith("600 ")
     (author.path / "answers.parquet").unlink()
+
+
+def test_no_credential_is_left_behind(shared: Shared) -> None:
+    for who in (shared.author, shared.colleague):
+        assert of_project(who.path, [KEY, S3_KEY, WRONG]) == []
+    assert leaks([("mlflow.log", (shared.store.folder / "mlflow.log").read_bytes())], [KEY, S3_KEY, WRONG], without=LOGGED) == []

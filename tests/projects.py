@@ -94,7 +94,8 @@ def node_packages(folder: Path, *packages: str) -> Path:
 
 def kill(process: subprocess.Popen[bytes]) -> None:
     """Kill a process with all its children, at once."""
-    os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     with contextlib.suppress(ChildProcessError):
         while True:

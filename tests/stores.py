@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from projects import kill
 
 AZURITE = "azurite@3.35.0"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cookiecutter-fullmarks", "azurite")
@@ -111,7 +112,9 @@ def running(command: list[str], port: int, log: Path, **environment: str) -> Ite
             yield
         finally:
             process.terminate()
-            process.wait(20)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+            kill(process)  # with what it has started and left
 
 
 @contextlib.contextmanager

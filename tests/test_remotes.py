@@ -267,7 +267,8 @@ def test_mlflow_keeps_the_models_files_in_the_same_store(shared: Shared) -> None
     server = [str(author.path / ".venv/bin/mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     server += ["--backend-store-uri", f"sqlite:///{shared.store.folder}/mlflow.db"]
     server += ["--default-artifact-root", shared.store.artifacts, "--no-serve-artifacts"]
-    with running(server, port, shared.store.folder / "mlflow.log", **shared.store.environment()):
+    alone = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # without six processes more
+    with running(server, port, shared.store.folder / "mlflow.log", **shared.store.environment(), **alone):
         there = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}
         assert "champion" in ok(shared.make(author, "register", **there))
         ok(shared.make(author, "predict", f"INPUT={RAW}", "OUTPUT=answers.parquet", **there))

@@ -24,7 +24,11 @@ def check_contract() -> None:
     InputError
         It cannot be used; the message names the column and the rule.
     """
-    from flight_delays.contract import PATH, Contract  # takes longer than all that is done for data
+    # takes longer than all that is done for data
+    from flight_delays.contract import (
+        PATH,
+        Contract,
+    )
     from flight_delays.infer.document import Document
 
     document = Document(PATH)

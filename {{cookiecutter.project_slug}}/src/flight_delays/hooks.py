@@ -1,6 +1,6 @@
 """What must not be committed? A contract that cannot be read, and data that DVC does not know as they are.
 
-`.pre-commit-config.yaml` runs `python -m flight_delays.hooks contract` and `data`: both are for people who wait.
+`.pre-commit-config.yaml` runs this module with `contract` and with `data`: both are for people who wait.
 """
 
 import hashlib

@@ -25,7 +25,8 @@ NOTEBOOK = {
 SECRET = "aws_access_key_id = 'AKIA" + "QYLPMN5HHHFPZQAB'\n"
 SMALL = (
     ".gitignore", ".pre-commit-config.yaml", "Makefile",
-    "contract.yaml", "params.yaml", "pyproject.toml", "src/flight_delays/errors.py", "tests/__init__.py",
+    "contract.yaml", "params.yaml", "pyproject.toml",
+    "src/flight_delays/errors.py", "tests/__init__.py",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ demo: uv  ## generate the example into a new folder (INTO=…), run its pipeline
 setup: uv  ## make or refresh the template's own environment, .venv
 	uv sync --quiet
 test: uv  ## generate projects in every way and test them (quick ones alone: uv run pytest -m 'not slow')
-	uv run --quiet pytest -n auto --dist loadfile
+	uv run --quiet pytest -n auto --dist loadfile --no-loadscope-reorder
 check: uv  ## format, lint and types; changes nothing
 	uv run --quiet ruff format --check
 	uv run --quiet ruff check

@@ -64,6 +64,11 @@ LEFTOVERS = (
     "uv.lock",
 )  # what a run of the payload in place leaves, beside what its .gitignore names
 DVC_EXTRAS = {"s3": "s3", "gcs": "gs", "azure": "azure"}
+ARTIFACTS = {  # what MLflow keeps a model's files with, in a store of this kind
+    "s3": ["boto3>=1.40"],
+    "gcs": ["google-cloud-storage>=3.4"],
+    "azure": ["azure-identity>=1.25", "azure-storage-blob>=12.26"],
+}
 KINDS = r"\.(?:(csv|tsv|jsonl|ndjson)(?:\.gz)?|(parquet|pq))$"
 FORMATS = {"csv": "csv", "tsv": "csv", "jsonl": "json", "ndjson": "json", "parquet": "parquet", "pq": "parquet"}
 BLOCK = 1 << 20  # bytes
@@ -194,7 +199,8 @@ def fill_pyproject(answers: dict[str, Any]) -> None:
         for pattern, line in lines.items():
             text = replace_line(text, pattern, line)
         if extra:
-            text = text.replace('    "dvc>=', f'    "dvc[{extra}]>=')
+            packages = "".join(f'    "{package}",\n' for package in ARTIFACTS[answers["remote"]])
+            text = text.replace('    "dvc>=', f'{packages}    "dvc[{extra}]>=')
         if answers["dataset"]:
             text = replace_line(text, r"example = \[.*\]\n?", "")
         return text

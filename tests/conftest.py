@@ -14,6 +14,15 @@ from cookiecutter.exceptions import FailedHookException
 from cookiecutter.main import cookiecutter
 
 
+LONGEST = ("test_example", "test_scores", "test_proof", "test_projects", "test_ci", "test_remotes", "test_containers")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no worker is left alone with one in the end."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _neutral_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Let neither the developer's settings nor the running environment reach the children."""

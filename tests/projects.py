@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import yaml
 from bakery import git
 from cookiecutter.main import cookiecutter
@@ -79,6 +81,15 @@ def clone(made: Made, tmp_path: Path) -> Made:
     """Clone a project, as a colleague does."""
     git(tmp_path, "clone", "--quiet", str(made.path), "clone")
     return Made(tmp_path / "clone")
+
+
+def node_packages(folder: Path, *packages: str) -> Path:
+    """Install packages of Node.js in a folder, and give it; where there is no npm, the test is skipped."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed: apt-get install npm")
+    (folder / "package.json").write_text("{}", encoding="utf-8")
+    subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", *packages], cwd=folder, check=True)
+    return folder
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

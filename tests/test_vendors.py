@@ -5,13 +5,13 @@ Their images are not everywhere to be had; their types are, as packages for Type
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bakery import ROOT
+from projects import node_packages
 
 pytestmark = pytest.mark.slow
 
@@ -29,12 +29,7 @@ Types = Path
 @pytest.fixture(scope="module")
 def types(tmp_path_factory: pytest.TempPathFactory) -> Types:
     """Install what the vendors publish."""
-    if shutil.which("npm") is None:
-        pytest.skip("npm is not installed: apt-get install npm")
-    folder = tmp_path_factory.mktemp("types")
-    (folder / "package.json").write_text("{}")
-    subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", *PACKAGES], cwd=folder, check=True)
-    return folder
+    return node_packages(tmp_path_factory.mktemp("types"), *PACKAGES)
 
 
 def complaints(types: Types, source: str) -> list[str]:

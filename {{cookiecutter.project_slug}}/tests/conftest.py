@@ -243,6 +243,7 @@ def _write_sample(contract: Contract, path: Path) -> None:
 
 
 def _read_from_sample(document: Any) -> None:
+    document["status"] = "active"
     document["servers"] = [
         {"server": "development", "type": "local", "path": "data/raw/sample.parquet", "format": "parquet"}
     ]

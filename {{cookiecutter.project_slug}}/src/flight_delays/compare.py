@@ -146,7 +146,7 @@ def _score(before: Read, now: Read) -> list[str]:
     """Name the rows of the ML Test Score that changed."""
     old, new = (json.loads(text) if text else None for text in (before(SCORE), now(SCORE)))
     if new is None:
-        return ["There is none yet: `make score`."]
+        return ["There is none any more: `make score`."] if old else []
     first = f"{new['score']:g} of 7" + (f", was {old['score']:g}" if old else "; there was none before")
     earlier = _states(old) if old else {}
     changed = [
@@ -198,10 +198,11 @@ def _brought(commit: str) -> str | None:
     import dvc.api
     from dvc.exceptions import DvcException
     from dvc.scm import SCMError
+    from dvc_data.index.index import DataIndexDirError
 
     try:
         return str(dvc.api.read(REFERENCE, repo=".", rev=commit))
-    except (DvcException, SCMError, OSError):
+    except (DvcException, SCMError, DataIndexDirError, OSError):
         return None
 
 
@@ -219,7 +220,9 @@ def _strayed(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
         old = before.get(feature.name)
         if old is None:
             yield f"- `{feature.name}`: a new feature"
-        elif feature.categorical and old["names"] != now[feature.name]["names"]:
+        elif old["names"] != (names := now[feature.name]["names"]) and names[1:] == list(
+            map(str, feature.column.values)
+        ):
             yield f"- `{feature.name}`: its categories are others"
         else:
             bins = Bins(tuple(old["edges"]), tuple(old["names"]), tuple(old["shares"]))

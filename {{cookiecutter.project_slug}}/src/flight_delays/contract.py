@@ -22,7 +22,7 @@ from open_data_contract_standard.model import DataQuality, OpenDataContractStand
 
 from flight_delays.errors import InputError
 from flight_delays.requirements import PERSONAL, refusals
-from flight_delays.settings import LOADER
+from flight_delays.settings import DEVELOPMENT, LOADER, tier
 
 PATH = Path("contract.yaml")
 ROLES = ("feature", "target", "key", "time", "slice", "group")
@@ -103,7 +103,7 @@ class Contract:
     columns
         All columns, in the contract's order.
     server
-        Where the data comes from: the first of the contract's `servers`.
+        Where the data comes from: the tier's own of the contract's `servers`, else the first.
     quality
         The table's quality rules, as written.
     task
@@ -112,6 +112,8 @@ class Contract:
         SHA-256 over the content (not over comments or layout), as hex digits.
     limitations
         What the data is not good for, in words.
+    status
+        Of the document: `draft` until somebody has read what was proposed, then `active`.
     """
 
     id: str
@@ -122,6 +124,7 @@ class Contract:
     task: str
     digest: str
     limitations: str = ""
+    status: str = "draft"
 
     @classmethod
     def read(cls, path: Path = PATH) -> "Contract":
@@ -150,11 +153,12 @@ class Contract:
             id=document["id"],
             name=model.name or table.name,
             columns=columns,
-            server=model.servers[0],
+            server=model.servers[own_server(document, tier(), path)],
             quality=tuple(table.quality or ()),
             task=_task([column for column in columns if "target" in column.roles], path),
             digest=hashlib.sha256(json.dumps(document, sort_keys=True, default=str).encode()).hexdigest(),
             limitations=document.get("description", {}).get("limitations", ""),
+            status=document.get("status", "draft"),
         )
         contract._refuse_contradictions(path)
         for words in refusals(model):
@@ -252,6 +256,36 @@ def read_document(path: Path = PATH) -> dict[str, Any]:
     if fault is not None:
         raise InputError(f"{path}: {_place(document, list(fault.absolute_path))}: {fault.message[:300]}")
     return document
+
+
+def own_server(document: dict[str, Any], tier: str, path: Path = PATH) -> int:
+    """Say which of a contract's servers a tier reads: the one that bears its name, or names it as `environment`.
+
+    Parameters
+    ----------
+    document
+        With at least one of `servers`.
+    tier
+        `development`, `integration` or `production`.
+    path
+        Of the document, for the message.
+
+    Returns
+    -------
+    int
+        Its place; the first where the tier has none of its own.
+
+    Raises
+    ------
+    InputError
+        The one for development is not the first, which is the one that `dvc.yaml` watches.
+    """
+    found = {
+        word: n for n, one in enumerate(document["servers"]) for word in (one.get("environment"), one.get("server"))
+    }
+    if found.get(DEVELOPMENT):
+        raise InputError(f"{path}: `servers` must begin with the one for development, whose changes `dvc repro` sees")
+    return found.get(tier, 0)
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from flight_delays import features, leakage
 from flight_delays.contract import Contract
 from flight_delays.model import Model
 from flight_delays.scores import Interval, interval, resample, resampled, scores
+from flight_delays.settings import insists
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Verdict:
 
 
 def is_traceable(tags: dict[str, str], tier: str) -> Verdict:
-    """Require, in production, that the model was made from what is committed.
+    """Require, where the tier insists on it, that the model was made from what is committed.
 
     Parameters
     ----------
@@ -42,9 +43,30 @@ def is_traceable(tags: dict[str, str], tier: str) -> Verdict:
     tier
         `development`, `integration` or `production`.
     """
-    if tier == "production" and tags["git.dirty"] != "false":
-        return Verdict(False, "not made from a clean commit, as production requires: commit, then `make register`")
+    if insists("sources", tier) and tags["git.dirty"] != "false":
+        return Verdict(False, f"not made from a clean commit, as {tier} requires: commit, then `make register`")
     return Verdict(True, f"made from commit {tags['git.commit'][:7]}")
+
+
+def is_of_this_tier(tags: dict[str, str], contract: Contract, tier: str) -> Verdict:
+    """Require that the model was made from the rows that this tier reads, where the contract names several servers.
+
+    Parameters
+    ----------
+    tags
+        Where the model comes from: `server`.
+    contract
+        The project's contract, as this tier reads it.
+    tier
+        `development`, `integration` or `production`.
+    """
+    wanted = str(contract.server.server)
+    if tags.get("server", "") not in {"", wanted}:
+        again = f"`make pipeline TIER={tier}` reads them anew"
+        return Verdict(
+            False, f"made from the rows of server {tags['server']}, and {tier} has those of {wanted}: {again}"
+        )
+    return Verdict(True, f"made from the rows of server {wanted}")
 
 
 def is_sound(candidate: Model, contract: Contract, test: Path) -> Verdict:

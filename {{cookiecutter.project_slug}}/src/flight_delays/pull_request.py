@@ -201,6 +201,7 @@ def _ask(host: Host, token: str, method: str, path: str, body: dict[str, str] | 
         with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
             return json.load(answer)
     except urllib.error.HTTPError as error:
+        error.close()
         raise InputError(f"{method} {request.full_url}: {error.code} {error.reason}: may {TOKEN} do that?") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{method} {request.full_url}: {error}") from None

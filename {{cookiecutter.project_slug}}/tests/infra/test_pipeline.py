@@ -37,7 +37,7 @@ def test_a_stage_is_a_module_and_a_section_of_the_parameters() -> None:
         assert stage["cmd"] == f"python -m {module.__name__}"
         assert f"src/{module.__name__.replace('.', '/')}.py" in stage["deps"]
     sections = set(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
-    others = {"serve", "monitor", "speed"}  # no stage is to run again for what only the service and its watch read
+    others = {"doctor", "serve", "monitor", "speed"}  # no stage is to run again for what no stage reads
     assert sections <= set(stages) | {"tune"} | others
     used = {param.split(".")[0] for stage in stages.values() for param in stage.get("params", [])}
     assert used == sections - others

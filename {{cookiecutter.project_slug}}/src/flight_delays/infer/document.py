@@ -18,8 +18,10 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from ruamel.yaml.util import load_yaml_guess_indent
 
+from flight_delays.contract import own_server
 from flight_delays.errors import InputError
 from flight_delays.infer.kinds import Kind
+from flight_delays.settings import tier
 from flight_delays.source import SQL_TYPES
 
 _WIDTH = 110  # where a list goes on in a new line
@@ -37,7 +39,7 @@ class Document:
     properties
         The entries of its table, in order; to be changed in place.
     server
-        The first of its servers, as plain data.
+        The one of its servers that the tier reads, as plain data.
     """
 
     def __init__(self, path: Path) -> None:
@@ -155,7 +157,7 @@ class Document:
         names = [entry.get("name") for entry in properties]
         if None in names:
             raise InputError(f"{self.path}: entry {names.index(None) + 1} of `properties` has no name")
-        return properties, dict(tree["servers"][0])
+        return properties, dict(tree["servers"][own_server(tree, tier(), self.path)])
 
 
 def kind_of(entry: Any, path: Path) -> Kind:

@@ -28,6 +28,7 @@ from rich.table import Table
 
 from flight_delays.contract import Contract
 from flight_delays.errors import InputError, report_errors
+from flight_delays.settings import given
 from flight_delays.source import cast_column, connect, open_source, quote
 
 REPORT, LOCK = Path("reports/dependencies.json"), Path("uv.lock")
@@ -79,7 +80,7 @@ def look(before: Json | None = None) -> Json:
 
 def vulnerable() -> list[str]:
     """List the locked releases that have a known hole."""
-    place = ["--service-url", os.environ[SERVICE]] if os.environ.get(SERVICE) else []
+    place = ["--service-url", given(SERVICE)] if given(SERVICE) else []
     done = _uv("audit", "--frozen", "--output-format", "json", *place)
     try:
         found = json.loads(done.stdout)

@@ -16,7 +16,6 @@ number is compared with what was served: it is equal to the bit, or it is a diff
 
 import argparse
 import json
-import os
 import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
@@ -37,6 +36,7 @@ from flight_delays.model import Model
 from flight_delays.serving import door
 from flight_delays.serving.log import Record, read
 from flight_delays.serving.release import STORE
+from flight_delays.settings import given
 
 REPORT = Path("reports/skew.json")
 _BATCH_ROWS = 8_192
@@ -293,7 +293,7 @@ def _at_least_one(text: str) -> int:
 @report_errors
 def main() -> None:
     """Run the comparison."""
-    log = Path(os.environ.get("SERVING_DIR") or STORE) / "predictions"
+    log = Path(given("SERVING_DIR") or STORE) / "predictions"
     parser = argparse.ArgumentParser(
         prog="python -m flight_delays.monitoring.skew",
         description="Compare the served features and outputs with those of the batch path.",

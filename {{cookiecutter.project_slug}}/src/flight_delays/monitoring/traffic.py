@@ -14,7 +14,6 @@ import argparse
 import http.client
 import itertools
 import json
-import os
 import queue
 import socket
 import threading
@@ -35,6 +34,7 @@ from rich.table import Table
 from flight_delays.contract import Column, Contract
 from flight_delays.errors import InputError, report_errors
 from flight_delays.serving import door
+from flight_delays.settings import given
 from flight_delays.stack import FOLDER
 
 ROWS = Path("data/test.parquet")
@@ -219,7 +219,7 @@ def send(url: str, key: str, sent: list[bytes], when: Iterator[float], tick: Cal
 def _key() -> str:
     """Give the client's key: of the environment, or the one that `make stack` made."""
     path = FOLDER / "client_key"
-    return os.environ.get("API_KEY") or (path.read_text(encoding="utf-8") if path.is_file() else "")
+    return given("API_KEY") or (path.read_text(encoding="utf-8") if path.is_file() else "")
 
 
 def _rows(contract: Contract) -> list[Row]:

@@ -16,6 +16,7 @@ from flight_delays.source import (
     connect,
     open_source,
     quote,
+    text,
     unreadable,
 )
 
@@ -45,7 +46,8 @@ def ingest(contract: Contract, rows: Path = ROWS) -> int:
     rows.parent.mkdir(parents=True, exist_ok=True)
     unfinished = rows.with_suffix(".unfinished")
     try:
-        connection.execute(f"COPY (SELECT {chosen} FROM source) TO '{unfinished}' (FORMAT parquet, COMPRESSION zstd)")
+        kind = f"FORMAT parquet, COMPRESSION zstd, KV_METADATA {{server: {text(contract.server.server)}}}"
+        connection.execute(f"COPY (SELECT {chosen} FROM source) TO '{unfinished}' ({kind})")
     except duckdb.InvalidInputException as error:
         raise _wrong_type(connection, contract, stored, path) or unreadable(path, error) from None
     except duckdb.IOException as error:

@@ -32,11 +32,10 @@ from flight_delays.scores import Interval
 from flight_delays.serving import moves
 from flight_delays.serving.control import describe
 from flight_delays.serving.release import Store, digest
-from flight_delays.settings import PARAMS, params, tier
+from flight_delays.settings import PARAMS, PRODUCTION, SOURCES, params, tier
 from flight_delays.tracking import CHALLENGER, CHAMPION, Registry, Version
 
 DVC_LOCK, UV_LOCK = Path("dvc.lock"), Path("uv.lock")
-_SOURCES = ("src", "contract.yaml", "params.yaml", "dvc.yaml", "pyproject.toml", "uv.lock")
 
 
 def provenance(model: Model) -> dict[str, str]:
@@ -50,7 +49,8 @@ def provenance(model: Model) -> dict[str, str]:
     Returns
     -------
     dict
-        `git.commit`, `git.dirty`, and SHA-256 hashes: `model`, `contract`, `params`, `data`, `uv.lock`, `dvc.lock`.
+        `git.commit`, `git.dirty`, `server` (whose rows), and SHA-256 hashes: `model`, `contract`, `params`, `data`,
+        `uv.lock`, `dvc.lock`.
     """
     commit = _git("rev-parse", "HEAD")
     files = {"params": PARAMS, "data": ROWS, UV_LOCK.name: UV_LOCK}
@@ -60,8 +60,9 @@ def provenance(model: Model) -> dict[str, str]:
     return tags | {
         "model": digest(*sorted(CANDIDATE.iterdir())),
         "contract": model.contract.digest,
+        "server": ((pq.read_schema(ROWS).metadata or {}).get(b"server") or b"").decode(),
         "git.commit": commit or "none",
-        "git.dirty": str(not commit or bool(_git("status", "--porcelain", "--", *_SOURCES))).lower(),
+        "git.dirty": str(not commit or bool(_git("status", "--porcelain", "--", *SOURCES))).lower(),
     }
 
 
@@ -107,6 +108,7 @@ def judge(
 
     checks: tuple[Callable[[], Verdict], ...] = (
         lambda: gate.is_traceable(tags, tier()),
+        lambda: gate.is_of_this_tier(tags, contract, tier()),
         lambda: gate.is_sound(model, contract, test),
         lambda: gate.has_no_leak(contract, PARTS["train"]),
         lambda: gate.beats_baselines(metrics),
@@ -161,7 +163,7 @@ def main() -> None:
     if verdict.passed and (champion is None or champion.number != version.number):
         if version.tags["gate"] != "passed":  # refused once, against a champion that is gone
             version = registry.tag(version, outcome)
-        alias = CHALLENGER if champion and tier() == "production" else CHAMPION  # there it is tried on requests first
+        alias = CHALLENGER if champion and tier() == PRODUCTION else CHAMPION  # there it is tried on requests first
         registry.promote(version, alias)
         if alias == CHAMPION:  # a service in this folder follows at once
             store = Store()
@@ -172,7 +174,7 @@ def main() -> None:
 
 def _print(name: str, version: Version, champion: Version | None, verdict: Verdict, metrics: dict[str, Any]) -> None:
     first = metrics["test"][metrics["score"]]
-    tried = champion is not None and tier() == "production"
+    tried = champion is not None and tier() == PRODUCTION
     now = version.number if verdict.passed and not tried else (champion.number if champion else "none")
     table = Table(show_header=False, title="register", title_justify="left")
     table.add_row("model", f"{name} version {version.number}, run {version.run}")

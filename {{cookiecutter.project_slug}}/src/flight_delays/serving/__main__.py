@@ -18,7 +18,7 @@ import uvicorn
 from flight_delays.errors import InputError, report_errors
 from flight_delays.serving import leaving, moves
 from flight_delays.serving.release import Release, Store
-from flight_delays.settings import params
+from flight_delays.settings import given, params
 
 SYNC = "flight_delays.serving.control"
 CONTROLLER = "flight_delays.serving.controller"
@@ -193,7 +193,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what is opened here is closed, too
     with ExitStack() as stack:
         taken = stack.enter_context(reserve(chosen.port, chosen.host))
-        if chosen.model and not os.environ.get("SERVING_DIR"):
+        if chosen.model and not given("SERVING_DIR"):
             os.environ["SERVING_DIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="serving-"))
         store = Store()
         release = prepare(store, chosen.model)

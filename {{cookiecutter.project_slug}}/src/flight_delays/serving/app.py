@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import asdict
@@ -26,7 +25,7 @@ from flight_delays.serving.protocol import Protocol
 from flight_delays.serving.release import REPORT_SECONDS, Store
 from flight_delays.serving.roles import MAX_ROWS, Follower, Loaded, Roles, Served
 from flight_delays.serving.service import MAX_LISTED, RefusedError, Service
-from flight_delays.settings import params
+from flight_delays.settings import given, params
 
 PREDICT = "/predict"
 MAX_BYTES = 16 * 2**20  # of a request's body
@@ -200,7 +199,7 @@ def start() -> Guard:
     follower = Follower(store)
     service = Service(follower.served, store, log, kept["full_disk"] == "serve")
     app = build(service)
-    guard = Guard(app, Keys(os.environ.get(API_KEYS, "")), Rates(chosen["requests_per_second"]), said)
+    guard = Guard(app, Keys(given(API_KEYS)), Rates(chosen["requests_per_second"]), said)
 
     def changed() -> None:  # another contract has another documentation
         guard.app = build(service)

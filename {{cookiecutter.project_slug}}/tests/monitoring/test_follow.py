@@ -17,7 +17,7 @@ from tests.conftest import Project
 from tests.service import environment
 from tests.traffic import until
 
-TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"  # pragma: allowlist secret
 Copy = Callable[[Project], Project]
 
 

@@ -17,7 +17,7 @@ from flight_delays.serving import metrics
 from flight_delays.serving.ecs import Log, trace_of
 from flight_delays.settings import PRODUCTION, tier
 
-API_KEYS = "API_KEYS"
+API_KEYS = "API_KEYS"  # pragma: allowlist secret
 _OPEN = ("/health/live", "/health/ready")
 _PATHS = ("/predict", "/explain", "/model", "/contract", "/release", "/example", "/metrics", *_OPEN)
 _ID = re.compile(rb"[A-Za-z0-9_.:-]{1,64}")

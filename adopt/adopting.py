@@ -1,6 +1,7 @@
-"""What comes into an existing repository? Its CI alone or the whole project, beside what is there and never over it."""
+"""How does CI come into an existing repository? Beside what is there, never over it, and whole or not at all."""
 
 import ast
+import os
 import re
 import shutil
 import sys
@@ -8,30 +9,54 @@ from pathlib import Path
 from typing import Any
 
 import targets
-from everything import answer, cruft_file, generate, joins_pyproject
 from found import RefusedError, Repository
-from laying import KEPT, File, Plan, lay, plan, read
 
-PAYLOAD = "{{cookiecutter.project_slug}}"
-JOINED = {".dockerignore", ".dvcignore", ".gitattributes", ".gitignore"}  # both versions' lines may stand in one file
+TEMPLATE = Path(__file__).resolve().parent.parent
+PAYLOAD = TEMPLATE / "{{cookiecutter.project_slug}}"
+HOOK = TEMPLATE / "hooks" / "post_gen_project.py"
+NOT_ALONE = re.compile(r"schedule\.yml|_template")  # retrain on a schedule, or ask reviewers about the contract
 
 
-def main(answers: dict[str, Any], typed: dict[str, Any]) -> int:
-    """Bring what was asked for, or say in one line why not."""
+def main(provider: str) -> int:
+    """Bring the provider's files, or say in one line why not."""
     helper = Path.cwd()
     try:
-        repository = Repository(helper.parent)
-        check(repository, answers, typed)
-        bring = bring_everything if answers["part"] == "everything" else bring_ci
-        bring(repository, helper, answers, typed)
+        adopt(Repository(helper.parent), provider)
     except RefusedError as fault:
-        if str(fault):
-            print(f"fullmarks: {fault}", file=sys.stderr)
+        print(f"fullmarks: {fault}", file=sys.stderr)
         return 1
+    shutil.rmtree(helper)  # cookiecutter does so only when this has failed
     return 0
 
 
-def check(repository: Repository, answers: dict[str, Any], typed: dict[str, Any]) -> None:
+def adopt(repository: Repository, provider: str) -> None:
+    """Find out what is lacking, bring it, and say so."""
+    check(repository)
+    files = {
+        name: fitted((PAYLOAD / name).read_text(encoding="utf-8"), name, repository)
+        for name in files_of(provider)
+        if not NOT_ALONE.search(name)
+    }
+    lacking = targets.lacking(repository, PAYLOAD)
+    adds = targets.file_for(repository) if lacking else ""
+    if adds:
+        files[adds] = targets.makefile(repository, lacking)
+    there = {name: reason for name in files if (reason := why_left(repository.path, name, files[name]))}
+    write(repository.path, {name: text for name, text in files.items() if name not in there})
+
+    print(f"\nfullmarks: found {repository.told()}")
+    for name in files:
+        note = f"  # adds {' '.join(lacking)}" if name == adds else ""
+        print(f"  left alone  {name}  # {there[name]}" if name in there else f"  brought     {name}{note}")
+    if not adds:
+        print(f"  left alone  {repository.makefile}  # has every target that CI calls")
+    elif adds == "ci.mk":
+        print("  next: add the line `include ci.mk` to GNUmakefile, then make setup check test")
+        return
+    print("  next: make setup check test  # what CI runs on each push; then git add and commit what was brought")
+
+
+def check(repository: Repository) -> None:
     """Refuse what this cannot be done to."""
     for tool in ("git", "make"):
         if not shutil.which(tool):
@@ -41,135 +66,58 @@ def check(repository: Repository, answers: dict[str, Any], typed: dict[str, Any]
         raise RefusedError(f"{repository.path} is in no git repository: go to one, or make one with `git init`")
     if Path(root).resolve() != repository.path.resolve():
         raise RefusedError(f"{repository.path} is inside the repository {root}: go to its root, where CI looks for its files")
-    if answers["part"] == "ci":
-        others = sorted(typed["answers"].keys() - {"part", "ci"})
-        if others:
-            raise RefusedError(f"{others[0]}: is asked for part=everything only: add that, or leave {others[0]} out")
-        if answers["ci"] == "none":
-            raise RefusedError("ci: none leaves nothing to bring: name a provider, or say part=everything")
 
 
-def constant(hook: Path, name: str) -> Any:
-    """Read a table out of the template's hook: what belongs to a provider is said there alone."""
-    assigned = [node for node in ast.parse(hook.read_text(encoding="utf-8")).body if isinstance(node, ast.Assign)]
+def files_of(provider: str) -> list[str]:
+    """List the provider's files, which the template's own hook knows."""
+    names = constant("CHOICES")["ci"][provider]
+    found = [path for name in names for path in [PAYLOAD / name, *sorted((PAYLOAD / name).rglob("*"))]]
+    return [path.relative_to(PAYLOAD).as_posix() for path in found if path.is_file()]
+
+
+def constant(name: str) -> Any:
+    """Read a table out of the template's hook."""
+    assigned = [node for node in ast.parse(HOOK.read_text(encoding="utf-8")).body if isinstance(node, ast.Assign)]
     return ast.literal_eval(next(node.value for node in assigned if ast.unparse(node.targets[0]) == name))
 
 
-# The CI alone
-
-
-def bring_ci(repository: Repository, helper: Path, answers: dict[str, Any], typed: dict[str, Any]) -> None:
-    """Bring the provider's files, and the make targets that they call."""
-    template = Path(typed["template"])
-    hook, payload = template / "hooks" / "post_gen_project.py", template / PAYLOAD
-    versioned = constant(hook, "VERSIONED")
-    files = {
-        name: File(fitted(file.content.decode(), name in versioned, repository).encode(), file.mode)
-        for name, file in read(payload, constant(hook, "CHOICES")["ci"][answers["ci"]]).items()
-    }
-    wanted = targets.called({name: file.content.decode() for name, file in files.items()})
-    lent = (payload / "Makefile").read_text(encoding="utf-8")
-    day = re.findall(r'^exclude-newer = "([\d-]+)', (payload / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)[0]
-    rules = targets.missing(repository, wanted, lent, day)
-    adds = ""
-    if rules:
-        adds, text = targets.makefile(repository, rules)
-        files[adds] = File(text.encode())
-    made = plan(repository.path, files)
-    lay(repository.path, helper, made)
-    tell_ci(repository, made, adds, [name for name, rule in rules.items() if rule])
-
-
-def fitted(text: str, versioned: bool, repository: Repository) -> str:
-    """Put the repository's Python and branch in the place of the payload's."""
-    if versioned and repository.python:
+def fitted(text: str, name: str, repository: Repository) -> str:
+    """Put the repository's Python and branch in the place of the payload's, and take out what comes by itself each week."""
+    if name in constant("VERSIONED") and repository.python:
         text = re.sub(r"\b3\.11\b", repository.python, text)
     if not repository.requires:
         other = "python-version-file: .python-version" if repository.has(".python-version") else 'python-version: "3.11"'
         text = text.replace("python-version-file: pyproject.toml", other)
+    text = re.sub(r"^ *triggers \{ cron\(.*\n", "", text, flags=re.MULTILINE)
     return text if repository.branch == "main" else re.sub(r"\bmain\b", lambda _: repository.branch, text)
 
 
-def tell_ci(repository: Repository, made: Plan, adds: str, names: list[str]) -> None:
-    """Say what came, what was left alone, and what is next."""
-    print(f"\nfullmarks: found {repository.told()}")
-    tell(made, {name: f"adds {' '.join(names)}" for name in [adds] if name in made.brought})
-    if adds == "ci.mk":
-        print("  next: add the line `include ci.mk` to GNUmakefile, then make setup check test")
-    elif adds in made.differing:
-        print(f"  next: let {adds} include {KEPT}/{adds}'s targets, then make setup check test")
-    else:
-        print("  next: make setup check test    # what CI runs on each push; then git add and commit")
+def why_left(root: Path, name: str, text: str) -> str:
+    """Say why a file cannot come; nothing if it can."""
+    path = root / name
+    if path.is_file() and path.read_bytes() == text.encode():
+        return "is there already, the same"
+    if os.path.lexists(path):
+        return "is yours: move it away and come again, and compare the two"
+    folder = next(parent for parent in path.parents if os.path.lexists(parent))
+    if not folder.is_dir() or not folder.resolve().is_relative_to(root.resolve()):
+        return f"{folder.relative_to(root)} is no folder of this repository"
+    return ""
 
 
-def tell(made: Plan, why: dict[str, str]) -> None:
-    """List what came and what did not."""
-    for name in made.brought:
-        print(f"  brought     {name}" + (f"    # {why[name]}" if name in why else ""))
-    for name in made.same:
-        print(f"  same        {name}    # there already")
-    for name in made.differing:
-        if name in JOINED:
-            do = f"cat {KEPT}/{name} >> {name}"
-        elif name in why:
-            do = why[name]
-        else:
-            do = f"git diff --no-index {name} {KEPT}/{name}"
-        print(f"  left alone  {name}    # differs from the template's: {do}")
-    if made.differing:
-        print(f"  {KEPT}/ holds the template's versions of these, and git ignores it: take what you want, then remove it")
-
-
-# The whole project
-
-
-def bring_everything(repository: Repository, helper: Path, answers: dict[str, Any], typed: dict[str, Any]) -> None:
-    """Make the project elsewhere, and lay it in."""
-    context = answer(repository, answers, typed)
-    files = generate(context, typed)
-    adds = mine = ""
-    if repository.makefile:
-        rules = files.pop("Makefile")
-        lacking = [name for name in targets.blocks(rules.content.decode()) if name not in repository.targets]
-        mine = " ".join(sorted(repository.targets & targets.blocks(rules.content.decode()).keys()))
-        adds, text = delegate(repository, lacking)
-        files |= {"fullmarks.mk": rules, adds: File(text.encode())}
-    if link := cruft_file(context, answers, typed):
-        files[".cruft.json"] = File(link.encode())
-    made = plan(repository.path, files)
-    if "pyproject.toml" in made.differing:
-        script = joins_pyproject(repository, made.differing["pyproject.toml"].content.decode(), context["package_name"])
-        made.differing["pyproject.sh"] = File(script.encode(), 0o755)
-    lay(repository.path, helper, made)
-    tell_everything(repository, made, adds, mine)
-
-
-def delegate(repository: Repository, names: list[str]) -> tuple[str, str]:
-    """Let the repository's make find the project's targets, in a file of their own."""
-    head = targets.joined(repository.makefile)
-    text = f"{head}.PHONY: {' '.join(names)}\n{' '.join(names)}:\n\t@$(MAKE) --no-print-directory -f fullmarks.mk $@\n"
-    return ("ci.mk" if repository.makefile == "GNUmakefile" else "GNUmakefile"), text
-
-
-def tell_everything(repository: Repository, made: Plan, adds: str, mine: str) -> None:
-    """Say what came, what was left alone, what stands in the way, and what is next."""
-    print(f"\nfullmarks: found {repository.told()}")
-    differing = [name for name in made.differing if name != "pyproject.sh"]
-    why = {name: f"adds to {repository.makefile} what fullmarks.mk makes" for name in [adds] if name}
-    if "pyproject.toml" in made.differing:
-        why["pyproject.toml"] = f"{KEPT}/pyproject.sh adds to it what the project needs; without, `make setup` stops"
-    shown = Plan({name: made.brought[name] for name in tops(made.brought)}, made.same, {name: made.differing[name] for name in differing})
-    tell(shown, why)
-    print(f"  {len(made.brought)} files brought, {len(made.same)} the same, {len(differing)} left alone")
-    if mine:
-        print(f"  {repository.makefile} keeps its own {mine}: `make -f fullmarks.mk {mine}` is the project's")
-    if repository.makefile == "GNUmakefile":
-        print("  add the line `include ci.mk` to GNUmakefile")
-    steps = [f"sh {KEPT}/pyproject.sh"] if "pyproject.toml" in made.differing else []
-    steps += [f"cat {KEPT}/{name} >> {name}" for name in sorted(JOINED & made.differing.keys())]
-    print("  next: " + " && ".join([*steps, "make setup check"]))
-
-
-def tops(brought: dict[str, File]) -> list[str]:
-    """Leave out of a long list what stands in folders."""
-    return [name for name in brought if "/" not in name]
+def write(root: Path, files: dict[str, str]) -> None:
+    """Write new files; take all back if one cannot be written."""
+    made: list[Path] = []
+    try:
+        for name, text in files.items():
+            path = root / name
+            for folder in reversed([parent for parent in path.parents if not parent.exists()]):
+                folder.mkdir()
+                made.append(folder)
+            with path.open("xb") as stream:  # never over a file
+                made.append(path)
+                stream.write(text.encode())
+    except OSError as fault:
+        for path in reversed(made):
+            path.rmdir() if path.is_dir() else path.unlink()
+        raise RefusedError(f"{fault.filename or root}: cannot be written ({fault.strerror}): nothing was changed") from None

@@ -75,8 +75,8 @@ class Repository:
     @cached_property
     def python(self) -> str:
         """The Python it is made for, as far as it says so."""
-        found = re.search(r"\b3\.\d+", self.text(".python-version")) or re.search(r"\b3\.\d+", self.requires)
-        return found[0] if found else ""
+        found = re.search(r"\b()(3\.\d+)", self.text(".python-version")) or re.search(r"(>=|==|~=|\^)\s*(3\.\d+)", self.requires)
+        return found[2] if found else ""
 
     @cached_property
     def packages(self) -> tuple[str, ...]:
@@ -132,9 +132,9 @@ class Repository:
         complaints = [line for line in done.stderr.splitlines() if "***" in line and NO_TARGET not in line]
         if complaints:
             raise RefusedError(f"{self.makefile}: make cannot read it ({complaints[0].strip()}): mend it first")
-        blocks = re.split(r"\n\n+", done.stdout)
-        named = (re.match(r"([A-Za-z][\w.-]*):", block) for block in blocks if "# Not a target" not in block)
-        return frozenset(found[1] for found in named if found)
+        blocks = done.stdout.partition("\n# Files\n")[2].split("\n\n")
+        rules = "\n".join(block for block in blocks if "# Not a target" not in block)
+        return frozenset(re.findall(r"^([A-Za-z][\w.-]*):(?!.* :?= )", rules, re.MULTILINE))
 
     def told(self) -> str:
         """Say in a line what was found."""

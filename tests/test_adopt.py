@@ -163,7 +163,7 @@ def test_no_ci_file_calls_a_target_that_would_be_missing(tmp_path: Path, adopt: 
     made = repository(tmp_path / "made", {"dvc.yaml": "stages: {}\n", "Dockerfile": "FROM scratch\n"})
     ok(adopt(made, f"ci={provider}"))
     names = [name for name in files_of(made.path) if name.endswith((".yml", "Jenkinsfile"))]
-    code = "".join(re.sub(r"(^|\s)(#|//).*", "", (made.path / name).read_text(), flags=re.M) for name in names)
+    code = "".join(re.sub(r"(^|\s)(#|//).*", "", (made.path / name).read_text(), flags=re.MULTILINE) for name in names)
     called = {word for words in CALLED.findall(code) for word in words.split()}
     assert {"tools", "setup", "check", "test", "pipeline", "deploy"} <= called
     ours = {"dependencies", "retrain", "propose"}  # run when somebody schedules them, which a generated project explains
@@ -289,9 +289,7 @@ def test_a_bare_package_of_uvs_is_green_at_once_and_in_a_fresh_clone(tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_data_scientists_repository_is_green_at_once_and_in_a_fresh_clone(
-    science: Made, tmp_path: Path, adopt: Adopt
-) -> None:
+def test_a_data_scientists_repository_is_green_at_once_and_in_a_fresh_clone(science: Made, tmp_path: Path, adopt: Adopt) -> None:
     ok(adopt(science))
     printed = ok(science.make("setup", "check", "test"))
     assert "this is our own test" in printed
@@ -304,7 +302,9 @@ def test_the_template_may_be_given_as_an_address_or_a_path_from_here(template: P
     done = run_cookiecutter(science.path, template.as_uri(), "--directory=adopt", "--no-input", "ci=gitlab")
     assert "brought     .gitlab-ci.yml" in ok(done)
     relative = os.path.relpath(template, science.path)
-    assert "brought     Jenkinsfile" in ok(run_cookiecutter(science.path, relative, "--directory=adopt", "--no-input", "ci=jenkins"))
+    assert "brought     Jenkinsfile" in ok(
+        run_cookiecutter(science.path, relative, "--directory=adopt", "--no-input", "ci=jenkins")
+    )
 
 
 def test_the_choices_are_the_templates_own() -> None:

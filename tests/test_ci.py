@@ -219,6 +219,7 @@ def test_gitlabs_pipeline_runs_to_its_end_in_production(shop: Callable[[str], Ma
             for job in ("test", "model", "container", "integration"):
                 assert re.search(rf"PASS\W+{job}\b", pushed), pushed[-4000:]
             assert not re.search(r"PASS\W+production\b", pushed)  # it waits for a person
+            made.make("stack-down", TIER="integration")  # it has a machine of its own, elsewhere
             by_hand = [*command, "production"]
             approved = ok(subprocess.run(by_hand, cwd=made.path, capture_output=True, text=True, check=False))
             assert re.search(r"PASS\W+production\b", approved), approved[-4000:]

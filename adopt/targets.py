@@ -83,7 +83,10 @@ def setup(repository: Repository) -> list[str]:
         "dvc": repository.has("dvc.yaml"),
     }
     packages += [tool for tool, is_used in used.items() if is_used and not repository.installs(tool)]
-    return ["uv venv --quiet --allow-existing", *([f"uv pip install --quiet --python .venv {' '.join(packages)}"] if packages else [])]
+    return [
+        "uv venv --quiet --allow-existing",
+        *([f"uv pip install --quiet --python .venv {' '.join(packages)}"] if packages else []),
+    ]
 
 
 def run(repository: Repository, tool: str) -> str:

@@ -107,6 +107,7 @@ def test_each_provider_brings_its_files_and_no_others(science: Made, adopt: Adop
     assert changed(before, after) == set()
     brought = after.keys() - before.keys() - {"GNUmakefile"}
     assert brought
+    assert provider != "github" or "left out    .github/workflows/schedule.yml" in printed
     for name in brought:
         assert f"brought     {name}\n" in printed
         assert [other for other in CHOICES if any(f"{name}/".startswith(f"{top}/") for top in CHOICES[other])] == [provider], name

@@ -32,9 +32,10 @@ def main(provider: str) -> int:
 def adopt(repository: Repository, provider: str) -> None:
     """Find out what is lacking, bring it, and say so."""
     check(repository)
+    names = files_of(provider)
     files = {
         name: fitted((PAYLOAD / name).read_text(encoding="utf-8"), name, repository)
-        for name in files_of(provider)
+        for name in names
         if not NOT_ALONE.search(name)
     }
     lacking = targets.lacking(repository, PAYLOAD)
@@ -48,6 +49,8 @@ def adopt(repository: Repository, provider: str) -> None:
     for name in files:
         note = f"  # adds {' '.join(lacking)}" if name == adds else ""
         print(f"  left alone  {name}  # {there[name]}" if name in there else f"  brought     {name}{note}")
+    for name in sorted(set(names) - set(files)):
+        print(f"  left out    {name}  # speaks of what only a generated project has")
     if not adds:
         print(f"  left alone  {repository.makefile}  # has every target that CI calls")
     elif adds == "ci.mk":

@@ -101,9 +101,10 @@ def check(repository: Repository, day: str) -> list[str]:
     if "lint" in repository.targets:
         return ["lint"]
     ruff = run(repository, "ruff") if repository.installs("ruff") else f"uvx --exclude-newer {day} ruff"
-    commands = [f"{ruff} check ."]
     if repository.configures("ruff", "ruff.toml", ".ruff.toml"):
-        commands.insert(0, f"{ruff} format --check .")
+        commands = [f"{ruff} format --check .", f"{ruff} check ."]
+    else:
+        commands = [f"{ruff} check --select E9,F ."]  # what is wrong in any style
     if repository.configures("mypy", "mypy.ini", ".mypy.ini"):
         said = repository.text("pyproject.toml") + repository.text("mypy.ini") + repository.text(".mypy.ini")
         says_where = re.search(r"^(files|packages|modules)\s*=", said, re.MULTILINE)

@@ -187,6 +187,8 @@ def free_port() -> int:
 def test_gitlabs_pipeline_runs_to_its_end_in_production(shop: Callable[[str], Made], tools: Path, tmp_path: Path) -> None:
     if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
         pytest.skip("no Docker engine runs here: `.ci/engine` starts one on Debian")
+    if shutil.which("rsync") is None:
+        pytest.skip("rsync is not installed: apt-get install rsync")
     made = shop("gitlab")
     contract = made.path / "contract.yaml"
     contract.write_text(contract.read_text(encoding="utf-8").replace("status: draft", "status: active"), encoding="utf-8")

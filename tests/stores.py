@@ -180,8 +180,10 @@ class Wire:
             end.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Cut it."""
+        """Cut it, so that both ends see it: a thread that reads keeps what is only closed."""
         for end in (self._server, *self._open):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
             end.close()
 
 

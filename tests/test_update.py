@@ -107,6 +107,49 @@ def cruft_says_only_that_it_rendered(project: Path) -> bool:
     return [line for line in said if not line.startswith("fullmarks: rendered once more for cruft")] == []
 
 
+def test_an_update_keeps_a_line_and_a_test_of_the_users_beside_what_it_brings(project: Path) -> None:
+    stack = project / "src/corner_shop/stack.py"
+    stack.write_text(stack.read_text() + "\nMINE = 1\n")
+    own = project / "tests/test_mine.py"
+    own.write_text("def test_mine() -> None:\n    assert True\n")
+    workflow = project / ".github/workflows/ci.yml"
+    workflow.write_text(workflow.read_text().replace("timeout-minutes: 60", "timeout-minutes: 90", 1))
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "--message", "A line, a test and a limit of mine")
+    kept = {
+        path: path.read_bytes()
+        for path in (stack, own, *(project / name for name in ("contract.yaml", "params.yaml", "README.md")))
+    }
+    cruft(project, "update", "--skip-apply-ask", "--checkout", "v2")
+    assert {path: path.read_bytes() for path in kept} == kept
+    both = workflow.read_text()
+    assert "timeout-minutes: 90" in both
+    assert both.endswith("# Second version.\n")
+    assert not list(project.rglob("*.rej"))
+
+
+def test_a_line_that_both_changed_keeps_the_users_and_shows_the_templates_beside(project: Path) -> None:
+    package = project / "src/corner_shop/__init__.py"
+    package.write_text(package.read_text() + "MINE = 1\n")  # where the second version adds a line, too
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "--message", "A line of mine")
+    cruft(project, "update", "--skip-apply-ask", "--checkout", "v2")
+    shown = conflict(project, package)
+    assert "MINE = 1" in package.read_text()
+    assert "# Second version of corner_shop." in shown
+    assert (project / ".github/workflows/ci.yml").read_text().endswith("# Second version.\n")
+
+
+def conflict(project: Path, path: Path) -> str:
+    """Give the file that shows a conflict: git's markers in it, else a rejected change beside it."""
+    rejected = path.with_name(f"{path.name}.rej")
+    if rejected.exists():
+        return rejected.read_text()
+    assert git(project, "diff", "--name-only", "--diff-filter=U").split() == [str(path.relative_to(project))]
+    assert "<<<<<<< " in path.read_text()
+    return path.read_text()
+
+
 def test_an_update_of_the_example_works_as_well(versions: Path, tmp_path: Path) -> None:
     cruft(tmp_path, "create", str(versions), "--checkout", "v1", "--no-input")
     made = tmp_path / "flight-delays"

@@ -1,6 +1,6 @@
 """What must not be committed? A contract that cannot be read, and data that DVC does not know as they are.
 
-`.pre-commit-config.yaml` runs `python -m flight_delays.hooks contract` and `data`: both are for people who wait.
+`.pre-commit-config.yaml` runs this module with `contract` and with `data`: both are for people who wait.
 """
 
 import hashlib
@@ -24,7 +24,11 @@ def check_contract() -> None:
     InputError
         It cannot be used; the message names the column and the rule.
     """
-    from flight_delays.contract import PATH, Contract  # takes longer than all that is done for data
+    # takes longer than all that is done for data
+    from flight_delays.contract import (
+        PATH,
+        Contract,
+    )
     from flight_delays.infer.document import Document
 
     document = Document(PATH)

@@ -25,7 +25,8 @@ NOTEBOOK = {
 SECRET = "aws_access_key_id = 'AKIA" + "QYLPMN5HHHFPZQAB'\n"
 SMALL = (
     ".gitignore", ".pre-commit-config.yaml", "Makefile",
-    "contract.yaml", "params.yaml", "pyproject.toml", "src/flight_delays/errors.py", "tests/__init__.py",
+    "contract.yaml", "params.yaml", "pyproject.toml",
+    "src/flight_delays/errors.py", "tests/__init__.py",
 )  # fmt: skip
 
 
@@ -51,10 +52,11 @@ def change_data(folder: Path) -> None:
     write("data/raw/shop.csv", "a,b\n1,3\n")(folder)
 
 
+NEW = "src/flight_delays/new.py"
 FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
-    "unformatted code": ("format", write("src/flight_delays/new.py", '"""New."""\nx  =  1\n'), "new.py"),
-    "a lint error": ("lint", write("src/flight_delays/new.py", '"""New."""\n\nimport os\n'), "F401"),
-    "a type error": ("types", write("src/flight_delays/new.py", '"""New."""\n\nx: int = "one"\n'), "new.py:3"),
+    "unformatted code": ("format", write(NEW, '"""New."""\nx  =  1\n'), "new.py"),
+    "a lint error": ("lint", write(NEW, '"""New."""\n\nimport os\n'), "F401"),
+    "a type error": ("types", write(NEW, '"""New."""\n\nx: int = "one"\n'), "new.py:3"),
     "a secret": ("secrets", write("settings.ini", SECRET), "settings.ini:1"),
     "a broken contract": ("contract", spoil_contract, "error: contract.yaml: "),
     "changed data": ("data", change_data, "error: data/raw/shop.csv is not what data/raw/shop.csv.dvc says"),

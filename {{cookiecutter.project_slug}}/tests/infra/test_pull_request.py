@@ -14,7 +14,15 @@ from urllib.parse import urlsplit
 import pytest
 
 from flight_delays.errors import InputError
-from flight_delays.pull_request import MARK, PAGE, TOKEN, Host, find_host, propose, write_comment
+from flight_delays.pull_request import (
+    MARK,
+    PAGE,
+    TOKEN,
+    Host,
+    find_host,
+    propose,
+    write_comment,
+)
 
 GITHUB = {"GITHUB_ACTIONS": "true", "GITHUB_REPOSITORY": "team/shop", "GITHUB_REF": "refs/pull/7/merge"}
 GITLAB = {"GITLAB_CI": "true", "CI_API_V4_URL": "https://git.example.org/api/v4", "CI_PROJECT_ID": "3"}
@@ -215,8 +223,9 @@ def test_a_push_that_is_refused_is_one_clear_line(code_host: CodeHost, clone: Pa
 def test_where_there_is_nobody_to_tell_it_says_so(tmp_path: Path, variables: dict[str, str], said: str) -> None:
     source = Path(__file__).parents[2] / "src"
     known = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME"}}
+    alone = [sys.executable, "-S", "-m"]  # with Python's library alone
     ran = subprocess.run(
-        [sys.executable, "-S", "-m", "flight_delays.pull_request", "comment"],  # -S: with Python's library alone
+        [*alone, "flight_delays.pull_request", "comment"],
         cwd=tmp_path,
         env=known | variables | {"PYTHONPATH": str(source)},
         capture_output=True,

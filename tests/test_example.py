@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from leaks import of_project
 from projects import Made, clone, commit, first_model, kill, ok
 
 pytestmark = pytest.mark.slow
@@ -50,10 +49,6 @@ def test_the_example_has_full_marks_on_its_first_commit(example: Made) -> None:
     assert set(states.values()) == {"passed"}, printed[-6000:]
     assert "ML Test Score 7 of 7" in printed
     assert "Traceback" not in printed
-
-
-def test_the_example_has_no_secret_in_its_files_and_its_history(example: Made) -> None:
-    assert of_project(example.path) == []
 
 
 @pytest.mark.parametrize("name", ["test_watch.py", "test_week.py"])

@@ -77,6 +77,14 @@ def first_model(template: Path, folder: Path) -> Made:
     return made
 
 
+def small_shop(template: Path, folder: Path, name: str, **answers: str) -> Made:
+    """Generate a project on a small data set of its own: what is sold, by size and colour."""
+    rows = "".join(f"{n % 7},{'rgb'[n % 3]},{'yes' if (n * 37 % 11 + n % 7) > 8 else 'no'}\n" for n in range(600))
+    (folder / "shop.csv").write_text(f"size,colour,sold\n{rows}", encoding="utf-8")
+    given = {"project_name": name, "dataset": str(folder / "shop.csv"), "target": "sold"} | answers
+    return Made(Path(cookiecutter(str(template), no_input=True, extra_context=given, output_dir=str(folder))))
+
+
 def clone(made: Made, tmp_path: Path) -> Made:
     """Clone a project, as a colleague does."""
     git(tmp_path, "clone", "--quiet", str(made.path), "clone")

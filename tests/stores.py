@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from projects import kill
+from projects import Made, kill
 
 AZURITE = "azurite@3.35.0"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cookiecutter-fullmarks", "azurite")
@@ -115,6 +115,22 @@ def running(command: list[str], port: int, log: Path, **environment: str) -> Ite
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(20)
             kill(process)  # with what it has started and left
+
+
+@contextlib.contextmanager
+def tracking_server(made: Made, folder: Path, *options: str, **environment: str) -> Iterator[str]:
+    """Run MLflow's server with a project's own MLflow, what it keeps in a folder; give its address."""
+    port = free_port()
+    command = [str(made.path / ".venv/bin/mlflow"), "server", "--host=127.0.0.1", f"--port={port}", "--workers=1"]
+    command += [f"--backend-store-uri=sqlite:///{folder}/mlflow.db"]
+    alone = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # without six processes more
+    options = options or (f"--artifacts-destination={folder}/artifacts",)
+    with running([*command, *options], port, folder / "mlflow.log", **alone, **environment):
+        for _ in range(240):  # it listens before it answers
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                break
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
 
 
 @contextlib.contextmanager

@@ -5,18 +5,16 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from bakery import ROOT, Bake, git
-from projects import Made, clone, commit, kill, node_packages, ok
+from bakery import ROOT, git
+from engine import need_engine, need_proxy
+from projects import Made, clone, commit, node_packages, ok, small_shop
+from stores import free_port, tracking_server
 
 pytestmark = pytest.mark.slow
 
@@ -107,13 +105,11 @@ SURROUNDINGS = {  # what the provider sets, of what a command asks for
 
 
 @pytest.fixture
-def shop(bake: Bake, tmp_path: Path) -> Callable[[str], Made]:
+def shop(template: Path, tmp_path: Path) -> Callable[[str], Made]:
     """Make a project as a person does before the first push: set up, committed, data in the remote."""
 
     def make(provider: str) -> Made:
-        rows = "".join(f"{n % 7},{'rgb'[n % 3]},{'yes' if (n * 37 % 11 + n % 7) > 8 else 'no'}\n" for n in range(600))
-        (tmp_path / "shop.csv").write_text(f"size,colour,sold\n{rows}", encoding="utf-8")
-        made = Made(bake(project_name="Small Shop", dataset=str(tmp_path / "shop.csv"), target="sold", ci=provider))
+        made = small_shop(template, tmp_path, "Small Shop", ci=provider)
         ok(made.make("setup"))
         run(made, "uv run dvc remote modify --quiet store url " + str(tmp_path / "store"))
         run(made, "make push")
@@ -160,36 +156,12 @@ def test_each_command_of_a_push_is_green_in_a_fresh_clone(shop: Callable[[str], 
     assert (made.path / "models/candidate/model.json").is_file()
 
 
-@contextmanager
-def tracking_server(made: Made, folder: Path) -> Iterator[str]:
-    """Start MLflow's server with the project's own MLflow, and give its address."""
-    port = free_port()
-    store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
-    command = [str(made.path / ".venv/bin/mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with (folder / "mlflow.log").open("wb") as log:
-        process = subprocess.Popen([*command, *store], stdout=log, stderr=log, start_new_session=True)
-    try:
-        for _ in range(240):
-            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                break
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        kill(process)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 def test_gitlabs_pipeline_runs_to_its_end_in_production(shop: Callable[[str], Made], tools: Path, tmp_path: Path) -> None:
-    if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
-        pytest.skip("no Docker engine runs here: `.ci/engine` starts one on Debian")
+    need_engine()
     if shutil.which("rsync") is None:
         pytest.skip("rsync is not installed: apt-get install rsync")
     made = shop("gitlab")
+    need_proxy(made)
     contract = made.path / "contract.yaml"
     contract.write_text(contract.read_text(encoding="utf-8").replace("status: draft", "status: active"), encoding="utf-8")
     pipeline = made.path / ".gitlab-ci.yml"  # no registry brings this machine a second engine: its own is used

@@ -5,7 +5,6 @@ Where no registry is reached, what stands before the replicas is Debian's packag
 
 import json
 import re
-import shutil
 import subprocess
 import threading
 import time
@@ -18,9 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import yaml
-from cookiecutter.main import cookiecutter
-from projects import Made, commit, ok
+from engine import docker, need_engine, need_proxy
+from projects import Made, commit, ok, small_shop
 
 pytestmark = pytest.mark.slow
 
@@ -33,34 +31,18 @@ from pathlib import Path
 from PACKAGE.serving import log
 print(json.dumps([record["id"] for record in log.read(Path("/store/predictions"))]))
 """
-PROXY = """
-FROM python:3.11-slim
-RUN apt-get update -qq && apt-get install -qq --yes --no-install-recommends haproxy
-CMD ["haproxy", "-W", "-db", "-f", "/usr/local/etc/haproxy/haproxy.cfg"]
-"""
-
-
-def docker(*arguments: str, given: str = "", **more: str) -> str:
-    """Run docker; give what it printed."""
-    ran = subprocess.run(["docker", *arguments], input=given, capture_output=True, text=True, check=False, **more)  # type: ignore[call-overload]
-    assert ran.returncode == 0, f"docker {' '.join(arguments)}: {ran.stderr[-3000:]}"
-    return str(ran.stdout)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _engine() -> None:
-    if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
-        pytest.skip("no Docker engine runs here: `.ci/engine` starts one on Debian")
+    need_engine()
 
 
 @pytest.fixture(scope="module")
 def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     """Make a project of small data with a model, and its images; the images go in the end."""
     folder = tmp_path_factory.mktemp("containers")
-    rows = "".join(f"{n % 7},{'rgb'[n % 3]},{'yes' if (n * 37 % 11 + n % 7) > 8 else 'no'}\n" for n in range(600))
-    (folder / "shop.csv").write_text(f"size,colour,sold\n{rows}")
-    answers = {"project_name": "Boxed Shop", "dataset": str(folder / "shop.csv"), "target": "sold"}
-    project = Made(Path(cookiecutter(str(template), no_input=True, extra_context=answers, output_dir=str(folder))))
+    project = small_shop(template, folder, "Boxed Shop")
     printed = ok(project.make("setup"))
     commit(project, "Lock the environment")
     printed += project.python("from boxed_shop.stack import make_secrets; print(make_secrets())")
@@ -173,12 +155,7 @@ def test_an_empty_store_ends_the_image_that_only_serves_in_one_line() -> None:
 @pytest.fixture(scope="module")
 def stack(made: Made) -> Iterator[list[str]]:
     """Two replicas behind the proxy, from the project's compose file; gives the command that goes on with it."""
-    image = yaml.safe_load((made.path / "compose.yaml").read_text(encoding="utf-8"))["services"]["proxy"]["image"]
-    if (
-        subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode
-        and subprocess.run(["timeout", "60", "docker", "pull", "--quiet", image], capture_output=True, check=False).returncode
-    ):
-        docker("build", "--network", "host", "--tag", image, "-", given=PROXY)
+    need_proxy(made)
     compose = ["docker", "compose", "--project-directory", str(made.path), "--project-name", "boxed-shop-test"]
     environment = {"PORT": THERE.rpartition(":")[2], "PATH": "/usr/local/bin:/usr/bin:/bin"}
     try:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from bakery import git
-from cookiecutter.main import cookiecutter
-from projects import Made, commit, kill, ok
-from stores import KEY, S3_KEY, WRONG, Store, cut_in_the_middle, emulated, free_port, running
+from projects import Made, commit, kill, ok, small_shop
+from stores import KEY, S3_KEY, WRONG, Store, cut_in_the_middle, emulated, tracking_server
 
 pytestmark = pytest.mark.slow
 
@@ -84,25 +83,17 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def trained(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Make the model that all start from, since these projects are alike but for the remote."""
-    made = generate(template, tmp_path_factory.mktemp("trained"), "local")
+    made = small_shop(template, tmp_path_factory.mktemp("trained"), "Shop")
     ok(made.make("setup"))
     ok(made.make("pipeline"))
     return made
-
-
-def generate(template: Path, folder: Path, remote: str) -> Made:
-    """Generate a project on a small data set."""
-    rows = "".join(f"{n % 7},{'rgb'[n % 3]},{'yes' if (n * 37 % 11 + n % 7) > 8 else 'no'}\n" for n in range(600))
-    (folder / "shop.csv").write_text(f"size,colour,sold\n{rows}")
-    answers = {"project_name": "Shop", "dataset": str(folder / "shop.csv"), "target": "sold", "remote": remote}
-    return Made(Path(cookiecutter(str(template), no_input=True, extra_context=answers, output_dir=str(folder))))
 
 
 @pytest.fixture(scope="session")
 def shared(template: Path, trained: Made, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Shared:
     """Make a project with a model in its first tagged commit, pushed; and a clone, set up."""
     folder = tmp_path_factory.mktemp(f"shared-{store.kind}")
-    author = generate(template, folder, store.kind)
+    author = small_shop(template, folder, "Shop", remote=store.kind)
     ok(author.make("setup"))
     shutil.copy(trained.path / "dvc.lock", author.path)
     for name in ("reports", ".dvc/cache", "data", "models/candidate"):
@@ -260,15 +251,12 @@ def test_two_who_push_at_once_both_find_theirs_again(shared: Shared) -> None:
 
 
 def test_mlflow_keeps_the_models_files_in_the_same_store(shared: Shared) -> None:
-    author, port = shared.author, free_port()
+    author, store = shared.author, shared.store
     git(author.path, "checkout", "--quiet", "--force", "v1")
     ok(shared.make(author, "pull"))
-    server = [str(author.path / ".venv/bin/mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    server += ["--backend-store-uri", f"sqlite:///{shared.store.folder}/mlflow.db"]
-    server += ["--default-artifact-root", shared.store.artifacts, "--no-serve-artifacts"]
-    alone = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # without six processes more
-    with running(server, port, shared.store.folder / "mlflow.log", **shared.store.environment(), **alone):
-        there = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}
+    direct = (f"--default-artifact-root={store.artifacts}", "--no-serve-artifacts")
+    with tracking_server(author, store.folder, *direct, **store.environment()) as address:
+        there = {"MLFLOW_TRACKING_URI": address}
         assert "champion" in ok(shared.make(author, "register", **there))
         ok(shared.make(author, "predict", f"INPUT={RAW}", "OUTPUT=answers.parquet", **there))
     assert author.python(ANSWERS).startswith("600 ")

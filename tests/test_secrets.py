@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 from bakery import git
-from cookiecutter.main import cookiecutter
 from detect_secrets.core.scan import scan_file
 from detect_secrets.settings import default_settings
-from projects import Made, commit, ok
+from engine import need_engine
+from projects import Made, commit, ok, small_shop
 
 pytestmark = pytest.mark.slow
 
@@ -89,10 +89,7 @@ def content(archive: tarfile.TarFile, member: str | tarfile.TarInfo) -> bytes:
 def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Make a project of small data, with its environment and a trained model, all committed."""
     folder = tmp_path_factory.mktemp("secrets")
-    rows = "".join(f"{n % 7},{'rgb'[n % 3]},{'yes' if (n * 37 % 11 + n % 7) > 8 else 'no'}\n" for n in range(600))
-    (folder / "shop.csv").write_text(f"size,colour,sold\n{rows}")
-    answers = {"project_name": "Tight Shop", "dataset": str(folder / "shop.csv"), "target": "sold"}
-    project = Made(Path(cookiecutter(str(template), no_input=True, extra_context=answers, output_dir=str(folder))))
+    project = small_shop(template, folder, "Tight Shop")
     ok(project.make("setup", CI="true"))
     commit(project, "Lock the environment")
     train = ["uv", "run", "--no-sync", "dvc", "repro", "--quiet", "train"]
@@ -125,8 +122,7 @@ def test_no_patch_has_a_secret_and_one_that_was_taken_back_is_found(made: Made, 
 
 
 def test_no_layer_of_the_image_has_a_secret_and_those_planted_are_found(made: Made, tmp_path: Path) -> None:
-    if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
-        pytest.skip("no Docker engine runs here: `.ci/engine` starts one on Debian")
+    need_engine()
     image = f"tight-shop-{uuid.uuid4().hex[:8]}"
     build = ["docker", "build", "--quiet", "--network", "host", "--build-arg", "COMMIT=abc"]
     try:

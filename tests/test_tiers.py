@@ -4,24 +4,20 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import subprocess
 import tarfile
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
-from cookiecutter.main import cookiecutter
-from projects import Made, commit, ok
-from test_containers import PROXY, docker
+from engine import docker, need_engine, need_proxy
+from projects import Made, commit, ok, small_shop
+from stores import tracking_server
 
 pytestmark = pytest.mark.slow
 
 PORTS = {"integration": "18483", "production": "18484"}
-SERVER = 18485
 KEY = "a-key-of-the-test"
 LABELS = "org.opencontainers.image"
 TAG = """
@@ -34,13 +30,9 @@ known.tag(known.behind("integration"), {"image": "IMAGE"})
 @pytest.fixture(scope="module")
 def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     """Make a project with a model, whose contract was read, committed and pushed; what it ran is gone in the end."""
-    if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
-        pytest.skip("no Docker engine runs here: `.ci/engine` starts one on Debian")
+    need_engine()
     folder = tmp_path_factory.mktemp("tiers")
-    rows = "".join(f"{n % 7},{'rgb'[n % 3]},{'yes' if (n * 37 % 11 + n % 7) > 8 else 'no'}\n" for n in range(600))
-    (folder / "shop.csv").write_text(f"size,colour,sold\n{rows}")
-    answers = {"project_name": "Tier Shop", "dataset": str(folder / "shop.csv"), "target": "sold"}
-    project = Made(Path(cookiecutter(str(template), no_input=True, extra_context=answers, output_dir=str(folder))))
+    project = small_shop(template, folder, "Tier Shop")
     ok(project.make("setup"))
     contract = project.path / "contract.yaml"
     contract.write_text(contract.read_text().replace("status: draft", "status: active"))
@@ -48,9 +40,7 @@ def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[M
     ok(project.make("pipeline"))
     commit(project, "First model")
     ok(subprocess.run(["uv", "run", "dvc", "push"], cwd=project.path, capture_output=True, text=True, check=False))
-    proxy = yaml.safe_load((project.path / "compose.yaml").read_text())["services"]["proxy"]["image"]
-    if subprocess.run(["docker", "image", "inspect", proxy], capture_output=True, check=False).returncode:
-        docker("build", "--network", "host", "--tag", proxy, "-", given=PROXY)
+    need_proxy(project)
     try:
         yield project
     finally:
@@ -64,21 +54,8 @@ def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[M
 @pytest.fixture
 def server(made: Made, tmp_path: Path) -> Iterator[str]:
     """Run an MLflow server of production's own, and give its address."""
-    place = [f"--backend-store-uri=sqlite:///{tmp_path}/server.db", f"--artifacts-destination={tmp_path}/artifacts"]
-    command = [".venv/bin/mlflow", "server", *place, "--host=127.0.0.1", f"--port={SERVER}", "--workers=1"]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=made.path, stdout=log, stderr=log)
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{SERVER}/health", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{SERVER}"
-    finally:
-        process.terminate()
-        process.wait()
+    with tracking_server(made, tmp_path) as address:
+        yield address
 
 
 def runs(tier: str) -> set[str]:

@@ -111,7 +111,7 @@ def test_an_update_keeps_a_line_and_a_test_of_the_users_beside_what_it_brings(pr
     stack = project / "src/corner_shop/stack.py"
     stack.write_text(stack.read_text() + "\nMINE = 1\n")
     own = project / "tests/test_mine.py"
-    own.write_text("def test_mine() -> None:\n    assert True\n")
+    own.write_text("from corner_shop.stack import MINE\n\n\ndef test_mine() -> None:\n    assert MINE == 1\n")
     workflow = project / ".github/workflows/ci.yml"
     workflow.write_text(workflow.read_text().replace("timeout-minutes: 60", "timeout-minutes: 90", 1))
     git(project, "add", "--all")

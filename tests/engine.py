@@ -1,0 +1,37 @@
+"""What do tests ask of a container engine? That one runs, what it prints, and what stands in for images of a registry."""
+
+import shutil
+import subprocess
+
+import pytest
+import yaml
+from projects import Made
+
+PROXY = """
+FROM python:3.11-slim
+RUN apt-get update -qq && apt-get install -qq --yes --no-install-recommends haproxy
+CMD ["haproxy", "-W", "-db", "-f", "/usr/local/etc/haproxy/haproxy.cfg"]
+"""
+
+
+def need_engine() -> None:
+    """Skip the test where no engine runs."""
+    if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
+        pytest.skip("no Docker engine runs here: `.ci/engine` starts one on Debian")
+
+
+def docker(*arguments: str, given: str = "", **more: str) -> str:
+    """Run docker; give what it printed."""
+    ran = subprocess.run(["docker", *arguments], input=given, capture_output=True, text=True, check=False, **more)  # type: ignore[call-overload]
+    assert ran.returncode == 0, f"docker {' '.join(arguments)}: {ran.stderr[-3000:]}"
+    return str(ran.stdout)
+
+
+def need_proxy(made: Made) -> None:
+    """Bring the image of a project's proxy; where no registry is reached, make it of Debian's package of that program."""
+    image = yaml.safe_load((made.path / "compose.yaml").read_text(encoding="utf-8"))["services"]["proxy"]["image"]
+    if (
+        subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode
+        and subprocess.run(["timeout", "60", "docker", "pull", "--quiet", image], capture_output=True, check=False).returncode
+    ):
+        docker("build", "--network", "host", "--tag", image, "-", given=PROXY)

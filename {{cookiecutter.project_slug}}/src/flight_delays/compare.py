@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from flight_delays.errors import InputError, report_errors
-from flight_delays.settings import LOADER
+from flight_delays.settings import LOADER, flat
 
 PAGE = Path("reports/comparison.md")
 METRICS, SLICES, SCORE = "reports/metrics.json", "reports/plots/slices.csv", "reports/ml_test_score.json"
@@ -49,13 +49,14 @@ def compare(base: str) -> str:
     commit = _common(base)
     before: Read = lambda path: _git_or_none("show", f"{commit}:./{path}")  # noqa: E731 (one of a pair)
     now: Read = lambda path: Path(path).read_text(encoding="utf-8") if Path(path).is_file() else None  # noqa: E731
+    greater = _greater_is_better()
     sections = {
-        "Model": _model(before, now),
-        "Slices": _slices(before, now),
+        "Model": _model(before, now, greater),
+        "Slices": _slices(before, now, greater),
         "ML Test Score": _score(before, now),
         "Data": [*_files(before, now), *_moved(commit)],
         "Contract": _fields(before(CONTRACT), now(CONTRACT), _columns),
-        "Parameters": _fields(before(PARAMS), now(PARAMS), _flat),
+        "Parameters": _fields(before(PARAMS), now(PARAMS), flat),
         "To be committed": _uncommitted(),
     }
     title = f"# Compared with `{base}` ({commit[:12]})"
@@ -83,38 +84,39 @@ def _few(lines: list[str]) -> list[str]:
 # What is measured
 
 
-def _model(before: Read, now: Read) -> list[str]:
+def _model(before: Read, now: Read, greater: set[str]) -> list[str]:
     """Put the scores side by side; better or worse is said where the intervals do not meet."""
     old, new = (json.loads(text) if text else {} for text in (before(METRICS), now(METRICS)))
     if not new:
         return ["There is no model yet: `make pipeline`."]
-    rows = [
-        f"| {name} | {_shown(old.get('test', {}).get(name))} | {_shown(value)} | {_verdict(name, old, value)} |"
-        for name, value in new["test"].items()
-    ]
+    earlier = old.get("test", {})
+    rows = []
+    for name, value in new["test"].items():
+        then = earlier.get(name)
+        rows.append(f"| {name} | {_shown(then)} | {_shown(value)} | {_apart(then, value, name in greater)} |")
     counts = f"| test rows | {old.get('rows', '')} | {new['rows']} | |"
-    same = old.get("test") == new["test"] and old.get("rows") == new["rows"]
+    same = earlier == new["test"] and old.get("rows") == new["rows"]
     return [] if same else ["| on its test rows | before | now | |", "|---|---|---|---|", *rows, counts]
 
 
 def _shown(value: dict[str, float] | None) -> str:
-    return f"{value['value']:.4g} ({value['low']:.4g} to {value['high']:.4g})" if value else ""
+    from flight_delays.scores import Interval
+
+    return str(Interval(**value)) if value else ""
 
 
-def _verdict(name: str, old: dict[str, Any], now: dict[str, float]) -> str:
-    before = old.get("test", {}).get(name)
-    return _apart(before, now, _greater_is_better(name)) if before else "new"
-
-
-def _greater_is_better(name: str) -> bool:
+def _greater_is_better() -> set[str]:
+    """Name the scores of which more is better."""
     from flight_delays.contract import Contract
     from flight_delays.scores import scores
 
     contract = Contract.read()
-    return any(score.greater_is_better for score in scores(contract.task, contract.classes) if score.name == name)
+    return {score.name for score in scores(contract.task, contract.classes) if score.greater_is_better}
 
 
-def _apart(before: dict[str, float], now: dict[str, float], greater_is_better: bool) -> str:
+def _apart(before: dict[str, float] | None, now: dict[str, float], greater_is_better: bool) -> str:
+    if before is None:
+        return "new"
     if now["low"] > before["high"]:
         return "**better**" if greater_is_better else "**worse**"
     if now["high"] < before["low"]:
@@ -122,13 +124,13 @@ def _apart(before: dict[str, float], now: dict[str, float], greater_is_better: b
     return "alike"
 
 
-def _slices(before: Read, now: Read) -> list[str]:
+def _slices(before: Read, now: Read, greater: set[str]) -> list[str]:
     """Name the slices whose intervals do not meet."""
     old, new = _by_slice(before(SLICES)), _by_slice(now(SLICES))
     if not old or not new:
         return []
-    greater = _greater_is_better(json.loads(now(METRICS) or "{}").get("score", ""))
-    found = {name: _apart(old[name], value, greater) for name, value in new.items() if name in old}
+    deciding = json.loads(now(METRICS) or "{}").get("score", "")
+    found = {name: _apart(old[name], value, deciding in greater) for name, value in new.items() if name in old}
     return [
         f"- {name}: {word}, {_shown(old[name])} before, {_shown(new[name])} now"
         for name, word in found.items()
@@ -248,20 +250,13 @@ def _word(side: dict[str, Any], name: str) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def _flat(document: Any, prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in (document or {}).items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
-
-
 def _columns(contract: Any) -> dict[str, Any]:
     """Name the contract's fields by column."""
     other = {key: value for key, value in contract.items() if key != "schema"}
     for entry in contract.get("schema") or ():
         for column in entry.get("properties") or ():
             other[column["name"]] = {key: value for key, value in column.items() if key != "name"}
-    return _flat(other)
+    return flat(other)
 
 
 def _uncommitted() -> list[str]:

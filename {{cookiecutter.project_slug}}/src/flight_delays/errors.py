@@ -3,11 +3,25 @@
 import errno
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 class InputError(Exception):
     """What the user gave cannot be used; the message says what, where and what to do."""
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """Name the first of several things, and how many more there are.
+
+    Parameters
+    ----------
+    names
+        All of them.
+    most
+        That are named.
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def report_errors(main: Callable[[], None]) -> Callable[[], None]:

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -165,7 +166,7 @@ def propose(host: Host, token: str, base: str) -> str:
     """
     if not _git("status", "--porcelain", "--", *_CHANGED):
         return "nothing has changed: the data are those that the model was made from"
-    branch = f"retrained/{_git('rev-parse', '--short=12', 'HEAD')}-{os.environ.get('RUN_ID') or os.getpid()}"
+    branch = f"retrained/{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
     who = ("-c", "user.name=Retraining", "-c", "user.email=retraining@localhost", "-c", "commit.gpgsign=false")
     _git("switch", "--quiet", "--create", branch)
     _git("add", "--", *_CHANGED)

@@ -19,7 +19,7 @@ from dvc.repo import Repo
 from dvc_data.hashfile.hash import file_md5
 from dvc_objects.errors import ObjectFormatError
 
-from flight_delays.errors import InputError, report_errors
+from flight_delays.errors import InputError, report_errors, some
 
 _HELP = "README.md, “Data and models for others”, says how address and credentials are given"
 
@@ -65,7 +65,7 @@ def share(command: str, *, again: bool = False) -> str:
                 return _pull(repo, heard, where)
             if damaged:
                 raise InputError(
-                    f"{_some(damaged)} in DVC's cache was damaged, and is taken out of it: `make pull` first"
+                    f"{some(damaged)} in DVC's cache was damaged, and is taken out of it: `make pull` first"
                 )
             return _push(repo, heard, where, again=again)
     except DvcException as fault:  # also of the settings
@@ -79,8 +79,8 @@ def _pull(repo: Any, heard: _Heard, where: str) -> str:
     except CheckoutError as fault:
         lost = {str(name) for name in fault.target_infos}
         if sources := sorted(lost & {str(out) for out in repo.index.outs if out.stage.is_data_source}):
-            raise InputError(f"{where} lacks {_some(sources)}, or what it has is damaged: {lacking}") from None
-        return f"the sources are here; `make pipeline` makes what {where} lacks: {_some(sorted(lost))}"
+            raise InputError(f"{where} lacks {some(sources)}, or what it has is damaged: {lacking}") from None
+        return f"the sources are here; `make pipeline` makes what {where} lacks: {some(sorted(lost))}"
     except ObjectFormatError as fault:
         raise InputError(f"{where}: {_folded(fault)}: {lacking}") from None
     except DownloadError as fault:
@@ -88,7 +88,7 @@ def _pull(repo: Any, heard: _Heard, where: str) -> str:
     except DvcException as fault:
         first, *names = str(fault).splitlines()
         if "unsaved" in first:
-            raise InputError(f"pull would overwrite changes: move {_some(names)} away, and pull again") from None
+            raise InputError(f"pull would overwrite changes: move {some(names)} away, and pull again") from None
         raise InputError(f"pull: {_folded(fault)}") from None
     changed = [name for how in ("added", "modified", "deleted") for name in done.get(how, ())]
     return f"{done['stats']['fetched']} objects from {where}; changed here: {', '.join(changed) or 'nothing'}"
@@ -161,10 +161,6 @@ def _send_again(repo: Any) -> int:
 
 def _folded(said: object) -> str:
     return " ".join(str(said).split())[:300].rstrip(".")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 @report_errors

@@ -83,6 +83,22 @@ def params(stage: str) -> dict[str, Any]:
     return section
 
 
+def flat(sections: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name nested values by their way down: `train.seed`.
+
+    Parameters
+    ----------
+    sections
+        Such as the content of `params.yaml`.
+    prefix
+        Before each name.
+    """
+    found: dict[str, Any] = {}
+    for key, value in sections.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
 def given(name: str) -> str:
     """Read a variable of the environment; empty where it is not set.
 

@@ -32,7 +32,7 @@ from flight_delays.scores import Interval
 from flight_delays.serving import moves
 from flight_delays.serving.control import describe
 from flight_delays.serving.release import Store, digest
-from flight_delays.settings import PARAMS, PRODUCTION, SOURCES, params, tier
+from flight_delays.settings import PARAMS, PRODUCTION, SOURCES, flat, params, tier
 from flight_delays.tracking import CHALLENGER, CHAMPION, Registry, Version
 
 DVC_LOCK, UV_LOCK = Path("dvc.lock"), Path("uv.lock")
@@ -126,19 +126,12 @@ def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
 
 
-def _flat(sections: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in sections.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
-
-
 def _log(registry: Registry, run: str, metrics: dict[str, Any]) -> None:
     chosen = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
     chosen.pop("tune", None)
-    numbers = {name: float(value) for name, value in _flat(metrics).items() if isinstance(value, int | float)}
+    numbers = {name: float(value) for name, value in flat(metrics).items() if isinstance(value, int | float)}
     files = [report.CARD, report.FIGURES, METRICS, PLOTS, VALIDATION, DATA_DOCS, CONTRACT, PARAMS, DVC_LOCK, UV_LOCK]
-    registry.log(run, _flat(chosen), numbers, files)
+    registry.log(run, flat(chosen), numbers, files)
 
 
 @report_errors

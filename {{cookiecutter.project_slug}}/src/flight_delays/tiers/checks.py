@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from flight_delays.contract import PATH as CONTRACT
 from flight_delays.contract import Contract
-from flight_delays.errors import InputError
+from flight_delays.errors import InputError, some
 from flight_delays.settings import (
     INSISTS,
     PRODUCTION,
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from flight_delays.tracking import Registry, Version
 
 _CONNECT_SECONDS = 5.0  # that a server may take to say that it is there
-_MOST = 3  # names in a line
 _PROJECT = re.sub(r"[-_.]+", "-", "flight-delays").lower()
 
 
@@ -81,18 +80,16 @@ def look(names: Iterable[str], tier: str) -> dict[str, Finding]:
         return dict(zip(chosen, pool.map(one, chosen), strict=True))
 
 
-def lacking(tier: str, but: Iterable[str] = ()) -> list[str]:
-    """List what keeps a tier from being given anything, a line each.
+def lacking(tier: str) -> list[str]:
+    """List what keeps a tier from being given a model, a line each; at the model itself the caller looks.
 
     Parameters
     ----------
     tier
         `integration` or `production`.
-    but
-        Checks that are left out.
     """
-    wanted = [name for name, tiers in INSISTS.items() if tier in tiers and name not in but]
-    found = look(wanted, tier)
+    wanted = [name for name, tiers in INSISTS.items() if tier in tiers and name != "model"]
+    found = look([*wanted, "docker"], tier)
     return [f"{name}: {one.found}{f': {one.do}' if one.do else ''}" for name, one in found.items() if not one.ok]
 
 
@@ -197,7 +194,7 @@ def environment(_: str) -> Finding:
     # the project itself counts as another one as soon as its pyproject.toml was touched, and is looked at as `sources`
     changed = sorted(set(re.findall(r"^ [-+~] ([\w.-]+)", done.stderr, re.MULTILINE)) - {_PROJECT})
     if changed:
-        return Finding(False, f"not installed as uv.lock says: {_some(changed)}", "`make setup`")
+        return Finding(False, f"not installed as uv.lock says: {some(changed)}", "`make setup`")
     if done.returncode and "outdated" not in done.stderr:
         return Finding(False, f"uv sync: {_last(done.stderr)}", "`make setup`")
     return Finding(True, "as locked")
@@ -219,7 +216,7 @@ def _clean(*paths: str) -> Finding:
     if done.returncode or not here:
         return Finding(False, _last(done.stderr) or "no commit here", "`git init`, commit")
     changed = [line[3:] for line in done.stdout.splitlines()]
-    return Finding(not changed, f"not committed: {_some(changed)}" if changed else f"clean, at {here}", "commit")
+    return Finding(not changed, f"not committed: {some(changed)}" if changed else f"clean, at {here}", "commit")
 
 
 def review(_: str) -> Finding:
@@ -285,7 +282,7 @@ def remote_has_all(tier: str) -> Finding:
     except ValueError:
         return Finding(False, f"remote {name or '(default)'}: {_last(done.stderr)}", "see .dvc/config")
     away = sorted(file for file, state in states.items() if state != "deleted")  # that is: here, and only there
-    words = f"not in remote {name or '(default)'}: {_some(away)}" if away else f"all is in remote {name or '(default)'}"
+    words = f"not in remote {name or '(default)'}: {some(away)}" if away else f"all is in remote {name or '(default)'}"
     return Finding(not away, words, push)
 
 
@@ -351,11 +348,6 @@ def _require_answer(uri: str) -> None:
 def _last(said: str) -> str:
     lines = [line for line in said.strip().splitlines() if line.strip()]
     return re.sub(r"^ERROR: ", "", lines[-1])[:200] if lines else ""
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
-    return ", ".join(names[:_MOST]) + more
 
 
 CHECKS: dict[str, Callable[[str], Finding]] = {

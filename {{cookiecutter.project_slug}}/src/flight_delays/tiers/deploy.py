@@ -23,7 +23,7 @@ from flight_delays.errors import InputError, report_errors
 from flight_delays.settings import DEVELOPMENT, INTEGRATION, PRODUCTION, given, tier
 from flight_delays.stack import FOLDER, make_secrets
 from flight_delays.tiers import images
-from flight_delays.tiers.checks import ask, faults, lacking, look, open_registry
+from flight_delays.tiers.checks import ask, faults, lacking, open_registry
 
 if TYPE_CHECKING:
     from flight_delays.tracking import Version
@@ -69,7 +69,7 @@ def deploy(of: str) -> "tuple[Version, images.Image, list[Any]]":
 
 def _promoted(of: str) -> "tuple[Version, images.Image]":
     """Give what the tier's alias names, having seen that nothing is lacking."""
-    wrong = lacking(of, but=["model"]) + [f"docker: {one.found}" for one in look(["docker"], of).values() if not one.ok]
+    wrong = lacking(of)
     version, image = None, None
     try:
         known = open_registry(of)

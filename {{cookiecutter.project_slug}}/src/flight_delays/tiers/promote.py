@@ -20,7 +20,7 @@ from flight_delays.contract import Contract
 from flight_delays.errors import InputError, report_errors
 from flight_delays.settings import DEVELOPMENT, INTEGRATION, PRODUCTION, insists
 from flight_delays.tiers import images
-from flight_delays.tiers.checks import commit, faults, lacking, look, open_registry
+from flight_delays.tiers.checks import commit, faults, lacking, open_registry
 
 if TYPE_CHECKING:
     from flight_delays.tracking import Registry, Version
@@ -67,7 +67,7 @@ def promote(to: str, number: str = "") -> "Version":
     """
     if to not in {INTEGRATION, PRODUCTION}:
         raise InputError(f"TO={to} is no tier to promote to: use {INTEGRATION} or {PRODUCTION}")
-    wrong = lacking(to, but=["model"]) + [f"docker: {one.found}" for one in look(["docker"], to).values() if not one.ok]
+    wrong = lacking(to)
     with tempfile.TemporaryDirectory() as folder:
         chosen, goal, files = None, None, None
         try:

@@ -49,7 +49,7 @@ def compare(base: str) -> str:
     commit = _common(base)
     before: Read = lambda path: _git_or_none("show", f"{commit}:./{path}")  # noqa: E731 (one of a pair)
     now: Read = lambda path: Path(path).read_text(encoding="utf-8") if Path(path).is_file() else None  # noqa: E731
-    greater = _greater_is_better()
+    greater = _greater_is_better() if Path(METRICS).is_file() else set()  # the contract may be a proposal until then
     sections = {
         "Model": _model(before, now, greater),
         "Slices": _slices(before, now, greater),

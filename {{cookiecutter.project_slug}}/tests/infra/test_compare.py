@@ -137,3 +137,9 @@ def test_a_column_that_becomes_a_feature_is_a_new_one(committed: Project) -> Non
     data = compare("HEAD").split("## Data")[1].split("##")[0]
     assert f"- `{name}" in data
     assert "no feature any more" in data
+
+
+def test_without_a_model_and_a_contract_that_can_be_used_the_rest_is_compared(committed: Project) -> None:
+    Path(METRICS).unlink()
+    committed.edit("contract.yaml", lambda found: found["schema"][0].update(properties=[]))
+    assert "There is no model yet: `make pipeline`." in compare("HEAD")

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flight_delays import reference
+from flight_delays.ml_test_score.plugin import does_not_apply
 from flight_delays.monitoring import age
 from flight_delays.monitoring.__main__ import Watch
 from flight_delays.serving import moves
@@ -128,7 +129,7 @@ def test_without_a_time_age_counts_from_the_first_time_in_service(store: Store) 
 def test_nothing_is_said_before_a_row_has_said_what_time_it_is(store: Store, tmp_path: Path) -> None:
     contract = Project(Path.cwd()).contract
     if contract.time is None or contract.time not in contract.features:
-        pytest.skip("rows do not say what time it is")
+        does_not_apply("rows do not say what time it is")
     release, empty = store.read(), Store(tmp_path / "empty")
     empty.add(VERSION, store.model(VERSION))
     assert release is not None

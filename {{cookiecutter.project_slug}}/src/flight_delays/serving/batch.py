@@ -37,6 +37,7 @@ from flight_delays.contract import Contract
 from flight_delays.errors import InputError, report_errors
 from flight_delays.forest import quick
 from flight_delays.model import Model
+from flight_delays.serving import control
 from flight_delays.serving.door import Violation
 from flight_delays.serving.lean import without_pandas
 from flight_delays.serving.release import Store
@@ -229,13 +230,8 @@ def _served() -> Path | None:
 
 
 def _champion(kept: Path) -> Path:
-    from flight_delays.tracking import Registry  # MLflow takes seconds to import
-
-    registry = Registry(Contract.read().id)
-    champion = registry.champion()
-    if champion is None:
-        raise InputError("the registry has no champion yet: run `make pipeline`, or name a folder with --model")
-    return registry.download(champion, kept)
+    known = control.registry()
+    return known.download(control.champion_of(known), kept)
 
 
 def _open(connection: duckdb.DuckDBPyConnection, source: Path, contract: Contract) -> Sieve:

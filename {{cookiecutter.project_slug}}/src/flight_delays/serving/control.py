@@ -33,6 +33,20 @@ def registry() -> "Registry":
     return Registry(Contract.read().id)
 
 
+def champion_of(known: "Registry") -> "Version":
+    """Give the registry's champion.
+
+    Raises
+    ------
+    InputError
+        There is none yet.
+    """
+    champion = known.champion()
+    if champion is None:
+        raise InputError("the registry has no champion yet: run `make pipeline`, or name a folder with --model")
+    return champion
+
+
 def sync(store: Store) -> Release:
     """Bring what the registry says into the store; where the store is ahead, tell the registry first.
 
@@ -50,9 +64,7 @@ def sync(store: Store) -> Release:
 
     known = registry()
     tell(store, known)
-    champion, challenger = known.champion(), known.behind(CHALLENGER)
-    if champion is None:
-        raise InputError("the registry has no champion yet: run `make pipeline`, or serve a folder with --model")
+    champion, challenger = champion_of(known), known.behind(CHALLENGER)
     release = store.read()
     if release and release.pending:  # decided since the registry was asked
         return release

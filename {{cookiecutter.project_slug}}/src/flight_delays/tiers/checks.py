@@ -162,7 +162,7 @@ def contract(_: str) -> Finding:
 def data(_: str) -> Finding:
     """Look whether the source's file is there."""
     path = Path(Contract.read().server.path or "")
-    return Finding(path.is_file(), str(path) if path.is_file() else f"{path} is missing", "`dvc pull`")
+    return Finding(path.is_file(), str(path) if path.is_file() else f"{path} is missing", "`make pull`")
 
 
 def docker(_: str) -> Finding:
@@ -273,10 +273,10 @@ def remote_has_all(tier: str) -> Finding:
     path = Path(Contract.read().server.path or "")
     inside = Path("data") in path.parents
     if inside and not any(Path(f"{place}.dvc").is_file() for place in (path, *path.parents)):
-        return Finding(False, f"{path} is not tracked", f"`dvc add {path}`, commit, `dvc push`")
+        return Finding(False, f"{path} is not tracked", f"`dvc add {path}`, commit, `make push`")
     named = ["--remote", name] if name else []
     done = ask(sys.executable, "-m", "dvc", "status", "--cloud", "--json", *named, DVC_NO_ANALYTICS="true")
-    push = f"`dvc push{f' --remote {name}' if name else ''}`"
+    push = f"`dvc push --remote {name}`" if name else "`make push`"
     try:
         states = json.loads(done.stdout)
     except ValueError:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
+NOT_OURS = {"VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL", "PYTHONDONTWRITEBYTECODE"}  # of the environment: people have none of it
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def cost(command: list[str], where: Path, **environment: str) -> Cost:
         "done.returncode and sys.exit(done.stdout.decode()[-3000:]);"
         "print(used.ru_utime + used.ru_stime, used.ru_maxrss)"
     )
-    variables = {name: value for name, value in os.environ.items() if name not in {"VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL"}}
+    variables = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", program, *command],

@@ -99,21 +99,27 @@ def test_the_rate_is_kept_and_a_burst_is_ten_times_as_much() -> None:
 def counting() -> Iterator[tuple[str, list[tuple[bytes, str]]]]:
     """A server that answers each second request with 503, and keeps what came."""
     came: list[tuple[bytes, str]] = []
+    turn = threading.Lock()
+
+    class Server(http.server.ThreadingHTTPServer):
+        request_queue_size = 128  # all may come at once
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            came.append((body, self.headers.get("authorization", "")))
-            self.send_response(503 if len(came) % 2 else 200)
+            with turn:
+                came.append((body, self.headers.get("authorization", "")))
+                status = 503 if len(came) % 2 else 200
+            self.send_response(status)
             self.send_header("content-length", "0")
             self.end_headers()
 
         def log_message(self, *_: Any) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with Server(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", came
         server.shutdown()

@@ -43,7 +43,7 @@ def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[M
     """Make a project of small data with a model, and its images; the images go in the end."""
     folder = tmp_path_factory.mktemp("containers")
     project = small_shop(template, folder, "Boxed Shop")
-    printed = ok(project.make("setup"))
+    printed = project.set_up()
     commit(project, "Lock the environment")
     printed += project.python("from boxed_shop.stack import make_secrets; print(make_secrets())")
     (project.path / ".dvc/config.local").write_text(

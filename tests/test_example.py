@@ -73,7 +73,7 @@ def test_a_fresh_clone_makes_the_same_bits_whatever_kills_it_on_the_way(example:
     (made.path / "dvc.lock").unlink()
     for path in (made.path / name for name in expected):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    ok(made.make("setup"))
+    made.set_up()
     for stage in ("ingest", "validate", "split", "train", "evaluate", "register"):
         kill_in(stage, made)
     ok(made.make("pipeline"))
@@ -104,7 +104,7 @@ def test_two_pipelines_at_once_do_not_disturb_each_other(example: Made, tmp_path
     made = clone(example, tmp_path)
     expected = pipeline_hashes(made)
     (made.path / "dvc.lock").unlink()
-    ok(made.make("setup"))
+    made.set_up()
     first = subprocess.Popen(["make", "pipeline"], cwd=made.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(6)
     second = made.make("pipeline")
@@ -117,7 +117,7 @@ def test_two_pipelines_at_once_do_not_disturb_each_other(example: Made, tmp_path
 
 def test_experiments_and_differences_work_as_the_readme_says(example: Made, tmp_path: Path) -> None:
     made = clone(example, tmp_path)
-    ok(made.make("setup"))
+    made.set_up()
 
     def dvc(*arguments: str) -> str:
         command = ["uv", "run", "--no-sync", "dvc", *arguments]
@@ -134,7 +134,7 @@ def test_experiments_and_differences_work_as_the_readme_says(example: Made, tmp_
 def test_a_full_disk_is_said_in_one_line_and_leaves_nothing_half_written(example: Made, tmp_path: Path) -> None:
     made = clone(example, tmp_path)
     (made.path / "dvc.lock").unlink()
-    ok(made.make("setup"))
+    made.set_up()
     data = made.path / "data"
     data.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(data)], check=True)

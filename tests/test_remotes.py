@@ -84,7 +84,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def trained(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Make the model that all start from, since these projects are alike but for the remote."""
     made = small_shop(template, tmp_path_factory.mktemp("trained"), "Shop")
-    ok(made.make("setup"))
+    made.set_up()
     ok(made.make("pipeline"))
     return made
 
@@ -94,7 +94,7 @@ def shared(template: Path, trained: Made, store: Store, tmp_path_factory: pytest
     """Make a project with a model in its first tagged commit, pushed; and a clone, set up."""
     folder = tmp_path_factory.mktemp(f"shared-{store.kind}")
     author = small_shop(template, folder, "Shop", remote=store.kind)
-    ok(author.make("setup"))
+    author.set_up()
     shutil.copy(trained.path / "dvc.lock", author.path)
     for name in ("reports", ".dvc/cache", "data", "models/candidate"):
         shutil.copytree(trained.path / name, author.path / name, dirs_exist_ok=True)
@@ -107,7 +107,7 @@ def shared(template: Path, trained: Made, store: Store, tmp_path_factory: pytest
     both = Shared(store, author, Made(folder / "colleague"))
     assert "11 objects to" in ok(both.make(author, "push"))
     git(folder, "clone", "--quiet", str(author.path), "colleague")
-    ok(both.make(both.colleague, "setup"))
+    both.colleague.set_up(**store.environment())
     return both
 
 

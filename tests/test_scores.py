@@ -101,7 +101,7 @@ def scores(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Scores:
     made = Made(Path(cookiecutter(str(template), no_input=True, output_dir=str(folder), extra_context=answers)))
     ok(subprocess.run(["uv", "sync"], cwd=made.path, capture_output=True, text=True, check=False))
     made.python(CANCER)  # the data set lies in the environment that the project brings
-    ok(made.make("setup"))
+    made.set_up()
     commit(made, "Lock the environment")
     ok(made.make("pipeline"))
     commit(made, "First model")

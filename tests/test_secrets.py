@@ -90,7 +90,7 @@ def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Make a project of small data, with its environment and a trained model, all committed."""
     folder = tmp_path_factory.mktemp("secrets")
     project = small_shop(template, folder, "Tight Shop")
-    ok(project.make("setup", CI="true"))
+    project.set_up(CI="true")
     commit(project, "Lock the environment")
     train = ["uv", "run", "--no-sync", "dvc", "repro", "--quiet", "train"]
     ok(subprocess.run(train, cwd=project.path, capture_output=True, text=True, check=False))

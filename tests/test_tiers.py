@@ -33,7 +33,7 @@ def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[M
     need_engine()
     folder = tmp_path_factory.mktemp("tiers")
     project = small_shop(template, folder, "Tier Shop")
-    ok(project.make("setup"))
+    project.set_up()
     contract = project.path / "contract.yaml"
     contract.write_text(contract.read_text().replace("status: draft", "status: active"))
     commit(project, "Lock the environment, and read the contract")

@@ -130,20 +130,6 @@ def small(tmp_path: Path) -> Project:
     return project
 
 
-def test_the_project_as_it_is_passes(tmp_path: Path) -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if listed.returncode:
-        pytest.skip("not in a git repository: `git init` makes one")
-    project = copied(tmp_path / "project", listed.stdout.split("\0"))
-    if (ROOT / ".mypy_cache").is_dir():  # of `make check`: ten seconds less
-        shutil.copytree(ROOT / ".mypy_cache", project.path / ".mypy_cache")
-    done = project.run("prek", "run", "--all-files")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Failed" not in done.stdout
-
-
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_is_refused_and_named(small: Project, fault: str) -> None:
     hook, plant, words = FAULTS[fault]

@@ -1,7 +1,6 @@
 """What do generators leave after their first command, and does it work? Each is made, set up, run and tested as its README says.
 
-Those are taken that a registry of packages brings; what some of them fetch from elsewhere while they generate is their own affair,
-and where it cannot be reached, that is what the page says.
+Those are taken that a registry of packages brings. Some fetch more to generate: where that cannot be reached, the page says so.
 """
 
 import os

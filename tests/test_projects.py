@@ -100,9 +100,12 @@ def nastily(path: Path, rows: Rows) -> None:
 KINDS: dict[str, tuple[Callable[[random.Random], Rows], Callable[[Path, Rows], None], str, dict[str, str]]] = {
     "binary": (binary, plainly, "bought", {"remote": "s3", "ci": "gitlab"}),
     "multiclass": (multiclass, plainly, "kind", {"remote": "gcs", "ci": "jenkins", "license": "Apache-2.0"}),
-    "regression": (regression, plainly, "load", {"remote": "azure", "ci": "travis", "license": "BSD-3-Clause"}),
+    "regression": (
+        regression, plainly, "load",
+        {"package_name": "forecast", "remote": "azure", "ci": "travis", "license": "BSD-3-Clause"},
+    ),
     "nasty": (nasty, nastily, "Ergebnis %", {"ci": "none", "license": "Proprietary"}),
-}
+}  # fmt: skip
 
 
 MONITORED = ("regression", "nasty")  # with and without a time; the example passes the whole suite

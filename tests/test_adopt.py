@@ -301,6 +301,46 @@ def test_a_data_scientists_repository_is_green_at_once_and_in_a_fresh_clone(scie
     run_in_fresh_clone(science, tmp_path)
 
 
+@pytest.mark.slow
+def test_the_whole_template_comes_in_by_a_merge_that_shows_what_both_have(template: Path, science: Made, tmp_path: Path) -> None:
+    """Do what README.md says, with its words."""
+    (tmp_path / "customers.csv").write_text("size,colour,churned\n" + "1,r,no\n2,g,no\n3,r,yes\n4,b,yes\n" * 150)
+    text = (PAYLOAD.parent / "README.md").read_text(encoding="utf-8")
+    (begin,) = re.findall(r"```\n(cruft create .*?)```", text, re.DOTALL)
+    begin = begin.replace("gh:your-organisation/cookiecutter-fullmarks", str(template)).replace("../new", str(tmp_path / "new"))
+    begin = begin.replace("customers.csv", str(tmp_path / "customers.csv"))
+    before = hashes(science)
+    someone = {f"GIT_{role}_{what}": "me@localhost" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where cruft is
+    said = subprocess.run(
+        ["bash", "-ec", begin], cwd=science.path, env=os.environ | someone | {"PATH": path},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert said.returncode != 0, said.stdout
+    assert "Automatic merge failed; fix conflicts" in said.stdout, said.stdout + said.stderr
+    both = set(git(science.path, "diff", "--name-only", "--diff-filter=U").split())
+    assert both == {"Makefile", "README.md", "pyproject.toml"}
+    assert changed(before, hashes(science)) == both
+    for name in both:
+        shown = (science.path / name).read_text(encoding="utf-8")
+        assert SCIENCE[name].splitlines()[0] in shown
+        assert "<<<<<<< HEAD" in shown
+
+    git(science.path, "checkout", "--theirs", "Makefile", "pyproject.toml", "README.md")
+    project = science.path / "pyproject.toml"
+    project.write_text(project.read_text().replace('["src/shop_model"]', '["src/shop_model", "shop"]'))  # what was its own
+    commit(science, "Bring the template in")
+    (finish,) = re.findall(r"```\n(cp .*?)```", text, re.DOTALL)
+    told = finish.replace("../new", str(tmp_path / "new"))
+    ok(subprocess.run(["bash", "-ec", told], cwd=science.path, capture_output=True, text=True, check=False))
+    commit(science, "Lock the environment")
+    ok(science.make("pipeline"))
+    few = "tests/test_data.py tests/data/test_schema.py"
+    assert " passed" in ok(science.make("test", PYTEST_ADDOPTS=few))
+    linked = json.loads((science.path / ".cruft.json").read_text(encoding="utf-8"))
+    assert linked["context"]["cookiecutter"]["package_name"] == "shop_model"
+
+
 def test_the_template_may_be_given_as_an_address_or_a_path_from_here(template: Path, science: Made) -> None:
     done = run_cookiecutter(science.path, f"git+{template.as_uri()}", "--directory=adopt", "--no-input", "ci=gitlab")
     assert "brought     .gitlab-ci.yml" in ok(done)

@@ -117,6 +117,11 @@ def payload_files() -> set[str]:
     return {name for name in listed.splitlines() if (PAYLOAD / name).is_file() and name.split("/")[0] not in left}
 
 
+def test_a_reviewer_is_asked_the_same_wherever_the_code_is() -> None:
+    asked = [".github/pull_request_template.md", ".gitlab/merge_request_templates/Default.md"]
+    assert len({(PAYLOAD / name).read_bytes() for name in asked}) == 1
+
+
 def test_every_file_of_the_table_of_options_is_there() -> None:
     table = constant("post_gen_project.py", "CHOICES")
     named = {name for files in table.values() for names in files.values() for name in names}

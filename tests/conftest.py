@@ -32,6 +32,7 @@ def _neutral_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         patch.setenv("COOKIECUTTER_CONFIG", str(config))
         patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
         patch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+        patch.setenv("MYPY_CACHE_DIR", f"{home}/mypy")  # what it knows of the libraries serves all projects
         for name in ("VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTEST_ADDOPTS"):
             patch.delenv(name, raising=False)
         yield

@@ -47,6 +47,7 @@ help:
     "pyproject.toml": '[build-system]\nrequires = ["flit_core >=3.2,<4"]\nbuild-backend = "flit_core.buildapi"\n\n[project]\n'
     'name = "shop"\nversion = "0.0.1"\ndescription = "A shop."\nrequires-python = "~=3.11.0"\n\n[tool.ruff]\nline-length = 99\n',
     "README.md": "# Shop\n",
+    ".gitignore": "# Byte-compiled\n__pycache__/\n*.egg-info/\n",
     "setup.cfg": "[flake8]\nmax-line-length = 99\n",
     "shop/__init__.py": "",
     "shop/dataset.py": '"""Makes the data set."""\n',
@@ -319,14 +320,14 @@ def test_the_whole_template_comes_in_by_a_merge_that_shows_what_both_have(templa
     assert said.returncode != 0, said.stdout
     assert "Automatic merge failed; fix conflicts" in said.stdout, said.stdout + said.stderr
     both = set(git(science.path, "diff", "--name-only", "--diff-filter=U").split())
-    assert both == {"Makefile", "README.md", "pyproject.toml"}
+    assert both == {".gitignore", "Makefile", "README.md", "pyproject.toml"}
     assert changed(before, hashes(science)) == both
     for name in both:
         shown = (science.path / name).read_text(encoding="utf-8")
         assert SCIENCE[name].splitlines()[0] in shown
         assert "<<<<<<< HEAD" in shown
 
-    git(science.path, "checkout", "--theirs", "Makefile", "pyproject.toml", "README.md")
+    git(science.path, "checkout", "--theirs", *both)
     project = science.path / "pyproject.toml"
     project.write_text(project.read_text().replace('["src/shop_model"]', '["src/shop_model", "shop"]'))  # what was its own
     commit(science, "Bring the template in")

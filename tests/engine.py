@@ -35,3 +35,12 @@ def need_proxy(made: Made) -> None:
         and subprocess.run(["timeout", "60", "docker", "pull", "--quiet", image], capture_output=True, check=False).returncode
     ):
         docker("build", "--network", "host", "--tag", image, "-", given=PROXY)
+
+
+def clear(made: Made, name: str) -> None:
+    """Take away what a project's tiers leave under its name: containers, volumes, images."""
+    for tier in ("integration", "production"):
+        made.make("stack-down", TIER=tier)
+        docker("volume", "rm", "--force", f"{name}-{tier}_store")
+    images = docker("image", "ls", "--quiet", "--filter", f"label=org.opencontainers.image.title={name}").split()
+    subprocess.run(["docker", "image", "rm", "--force", *images], capture_output=True, check=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from bakery import ROOT, git
-from engine import need_engine, need_proxy
+from engine import clear, need_engine, need_proxy
 from projects import Made, clone, commit, node_packages, ok, small_shop
 from stores import free_port, tracking_server
 
@@ -210,5 +210,4 @@ def test_gitlabs_pipeline_runs_to_its_end_in_production(shop: Callable[[str], Ma
             assert re.search(r"PASS\W+production\b", approved), approved[-4000:]
             assert "production answers at" in approved
     finally:
-        for tier in ("integration", "production"):
-            made.make("stack-down", TIER=tier)
+        clear(made, "small-shop")

@@ -1,8 +1,12 @@
 """Do data and models come back from S3, Google Cloud Storage and Azure, whatever happens on the way? Asked of emulators."""
 
+import http.server
+import json
 import os
 import shutil
 import subprocess
+import threading
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +38,7 @@ with Repo() as repo:
         file.write(good[:-2] + bytes([good[-2] ^ 1]) + good[-1:])
 """
 ANSWERS = "import pyarrow.parquet as p; t = p.read_table('answers.parquet'); print(t.num_rows, *t.column_names)"
+TOKEN = "a.signed.token-of-the-job"  # noqa: S105, of nobody
 LARGE = 24 << 20  # bytes
 RAW = Path("data/raw/shop.csv")
 
@@ -281,3 +286,60 @@ def test_no_credential_is_left_behind(shared: Shared) -> None:
     commit(shared.colleague, "Plant")
     planted.unlink()
     assert credentials_in(shared.colleague) == {"Plant"}
+
+
+@pytest.fixture
+def provider() -> Iterator[tuple[str, list[str]]]:
+    """Stand for GitHub, which gives each job a token: an address, and whom it was asked by and for."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.extend([self.headers["authorization"], self.path])
+            body = json.dumps({"value": TOKEN}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/token?version=2", asked
+        server.shutdown()
+
+
+def test_a_job_is_let_in_by_the_token_of_its_provider_alone(
+    template: Path, provider: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    """Go the way of GitHub's and GitLab's jobs: token, role for an hour, store; no key stands anywhere."""
+    with emulated("s3", tmp_path) as store:
+        made = small_shop(template, tmp_path, "Shop", remote="s3")
+        made.set_up()
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in store.environment().items():
+                patch.setenv(name, value)
+            made.python(BUCKET)
+        role = {
+            "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{store.port}",
+            "AWS_EC2_METADATA_DISABLED": "true", "AWS_REGION": "us-east-1", "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/shop",
+            "AWS_WEB_IDENTITY_TOKEN_FILE": ".secrets/identity",
+        }  # fmt: skip
+        identity = made.path / ".secrets/identity"
+        assert made.make("push", **role).returncode != 0  # no token yet
+        address, asked = provider
+        job = {"ACTIONS_ID_TOKEN_REQUEST_URL": address, "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "of-the-job", "OIDC_AUDIENCE": "shop"}
+        said = ok(made.make("identity", **job))
+        assert asked == ["Bearer of-the-job", "/token?version=2&audience=shop"]
+        assert TOKEN not in said
+        assert (identity.read_text(), identity.stat().st_mode & 0o777) == (TOKEN, 0o600)
+        assert "1 objects to" in ok(made.make("push", **role))
+        with urllib.request.urlopen(f"http://127.0.0.1:{store.port}/moto-api/data.json", timeout=10) as answer:
+            roles = json.load(answer)["sts"]["AssumedRole"]
+        assert {entry["role_arn"] for entry in roles} == {role["AWS_ROLE_ARN"]}
+        identity.unlink()
+        ok(made.make("identity", OIDC_TOKEN="of-gitlab"))  # noqa: S106
+        assert identity.read_text() == "of-gitlab"
+        assert not {name for name in made.changed if ".secrets" in name}

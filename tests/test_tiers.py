@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine import docker, need_engine, need_proxy
+from engine import clear, docker, need_engine, need_proxy
 from projects import Made, commit, ok, small_shop
 from stores import tracking_server
 
@@ -44,11 +44,7 @@ def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[M
     try:
         yield project
     finally:
-        for tier in PORTS:
-            project.make("stack-down", TIER=tier)
-            docker("volume", "rm", "--force", f"tier-shop-{tier}_store")
-        images = docker("image", "ls", "--quiet", "--filter", f"label={LABELS}.title=tier-shop").split()
-        subprocess.run(["docker", "image", "rm", "--force", *images], capture_output=True, check=False)
+        clear(project, "tier-shop")
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_a_hostile_name_comes_through_as_data(template: Path, tmp_path: Path, na
     about = tomllib.loads((project / "pyproject.toml").read_text())
     assert about["project"]["description"] == shown
     assert about["project"]["authors"] == [{"name": shown}]
-    assert set(about["tool"]) == {"cruft", "mypy", "pytest", "ruff", "uv"}
+    assert set(about["tool"]) == {"cruft", "hatch", "mypy", "pytest", "ruff", "uv"}
     contract = yaml.safe_load((project / "contract.yaml").read_text())
     assert contract["name"] == shown
     assert (project / "LICENSE").read_text().splitlines()[2].endswith(f" {shown}")

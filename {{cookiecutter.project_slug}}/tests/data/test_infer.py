@@ -663,7 +663,8 @@ def test_new_values_of_a_personal_column_are_counted_but_not_shown(data: Data) -
     assert "zoe" not in printed
 
 
-def test_the_table_fits_eighty_columns_and_cuts_no_name(data: Data) -> None:
+def test_the_table_fits_eighty_columns_and_cuts_no_name(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     long = "a_column_with_a_very_long_name_that_matters_to_people"
     printed = data.with_target({long: NUMBER, "x [bold]": NUMBER})
     assert max(map(len, printed.splitlines()[2:])) <= 80

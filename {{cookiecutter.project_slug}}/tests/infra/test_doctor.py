@@ -1,5 +1,6 @@
 """Does `make doctor` see each thing that a machine or a tier lacks, in a line, and say what to type?"""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -46,11 +47,15 @@ def stray(ready: Releasable) -> None:
     (ready.path / "stray.txt").write_text("left")
 
 
-def lost(ready: Releasable) -> None:
-    for path in sorted(ready.store.rglob("*")):
-        if path.is_file():
-            path.rename(path.with_suffix(".lost"))
-            return
+def lost(name: str) -> Plant:
+    """Take a file away from the remote."""
+
+    def plant(ready: Releasable) -> None:
+        digest = hashlib.md5((ready.path / name).read_bytes(), usedforsecurity=False).hexdigest()  # as DVC names it
+        (path,) = ready.store.rglob(digest[2:])
+        path.rename(path.with_suffix(".lost"))
+
+    return plant
 
 
 def untracked(ready: Releasable) -> None:
@@ -71,7 +76,8 @@ FAULTS: dict[str, tuple[str, Plant, str]] = {
     "a contract that was changed since": ("review", write("contract.yaml", "name:", "name:  "), "is not as it was"),
     "a contract that is none": ("contract", write("contract.yaml", "tags:", "tagged:"), "contract.yaml"),
     "no room": ("disk", write("params.yaml", "gigabytes: 5", "gigabytes: 900000000"), "GB free, 900000000 wanted"),
-    "a file that is not in the remote": ("remote", lost, "not in remote (default): "),
+    "a file that is not in the remote": ("remote", lost("data/test.parquet"), "(default): data/test.parquet"),
+    "one of a folder": ("remote", lost("models/candidate/model.json"), "(default): models/candidate/model.json"),
     "data that DVC does not know": ("remote", untracked, "data/raw/new.parquet is not tracked"),
     "no remote": ("remote", nowhere, "remote (default)"),
 }  # fmt: skip

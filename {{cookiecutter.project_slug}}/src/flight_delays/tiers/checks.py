@@ -275,13 +275,13 @@ def remote_has_all(tier: str) -> Finding:
     if inside and not any(Path(f"{place}.dvc").is_file() for place in (path, *path.parents)):
         return Finding(False, f"{path} is not tracked", f"`dvc add {path}`, commit, `make push`")
     named = ["--remote", name] if name else []
-    done = ask(sys.executable, "-m", "dvc", "status", "--cloud", "--json", *named, DVC_NO_ANALYTICS="true")
+    look = ("data", "status", "--not-in-remote", "--granular", "--json", *named)  # `status` would not look into folders
+    done = ask(sys.executable, "-m", "dvc", *look, DVC_NO_ANALYTICS="true")
     push = f"`dvc push --remote {name}`" if name else "`make push`"
     try:
-        states = json.loads(done.stdout)
+        away = sorted(json.loads(done.stdout).get("not_in_remote", ()))
     except ValueError:
         return Finding(False, f"remote {name or '(default)'}: {_last(done.stderr)}", "see .dvc/config")
-    away = sorted(file for file, state in states.items() if state != "deleted")  # that is: here, and only there
     words = f"not in remote {name or '(default)'}: {some(away)}" if away else f"all is in remote {name or '(default)'}"
     return Finding(not away, words, push)
 

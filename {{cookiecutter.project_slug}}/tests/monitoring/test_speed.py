@@ -1,5 +1,6 @@
 """Are training and serving as fast and as small as they were?"""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -36,12 +37,19 @@ def test_neither_training_nor_serving_became_slower_or_larger(
     speed.record(now)
 
 
+@pytest.fixture(scope="module")
+def first(finished_project: Project) -> Ratios:
+    """Measure the sample project once, for all who compare something with it."""
+    with contextlib.chdir(finished_project.path):
+        return speed.measure(ROUNDS)
+
+
 @pytest.fixture
-def measured(finished_project: Project, copy: Copy, monkeypatch: pytest.MonkeyPatch) -> Project:
+def measured(finished_project: Project, first: Ratios, copy: Copy, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A copy of the sample project that has been measured once, in the current folder."""
     project = copy(finished_project)
     monkeypatch.chdir(project.path)
-    speed.record(speed.measure(ROUNDS))
+    speed.record(first)
     return project
 
 
@@ -56,18 +64,18 @@ def burn(seconds: float) -> None:
     of=test_neither_training_nor_serving_became_slower_or_larger, fault="a feature that takes a millisecond a row"
 )
 def test_a_slow_feature_is_caught(measured: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    make = features.row_encoder
+    make = features.encoder
 
-    def slow(contract: Contract) -> Callable[[Sequence[Any]], list[float]]:
-        encode_row = make(contract)
+    def slow(contract: Contract) -> Callable[[Sequence[Sequence[Any]]], features.Floats]:
+        encode_rows = make(contract)
 
-        def encode_slowly(values: Sequence[Any]) -> list[float]:
-            burn(1e-3)
-            return encode_row(values)
+        def encode_slowly(rows: Sequence[Sequence[Any]]) -> features.Floats:
+            burn(1e-3 * len(rows))
+            return encode_rows(rows)
 
         return encode_slowly
 
-    monkeypatch.setattr(features, "row_encoder", slow)
+    monkeypatch.setattr(features, "encoder", slow)
     with pytest.raises(
         pytest.fail.Exception, match=r"answering a request of one row takes \d+\.\d+ times what it took"
     ):
@@ -84,12 +92,14 @@ def test_a_slow_fit_is_caught(measured: Project, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.sabotage(
-    of=test_neither_training_nor_serving_became_slower_or_larger, fault="a service that keeps 400 MB more"
+    of=test_neither_training_nor_serving_became_slower_or_larger,
+    fault="a service, or a training, that keeps 400 MB more",
 )
-def test_a_hungry_service_is_caught(measured: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = f"import {speed.__name__} as s; kept = bytearray(b'1') * 400_000_000; s._started()"
-    monkeypatch.setattr(speed, "START", ("-c", code))
-    with pytest.raises(pytest.fail.Exception, match=r"the service's memory takes \d+\.\d+ times what it took"):
+@pytest.mark.parametrize(("what", "does"), [("service", "START"), ("training", "TRAIN")])
+def test_what_is_hungry_is_caught(measured: Project, monkeypatch: pytest.MonkeyPatch, what: str, does: str) -> None:
+    code = str(getattr(speed, does)[1]).replace("; ", "; kept = bytearray(b'1') * 400_000_000; ")
+    monkeypatch.setattr(speed, does, ("-c", code))
+    with pytest.raises(pytest.fail.Exception, match=rf"{what}'s memory takes \d+\.\d+ times what it took"):
         test_neither_training_nor_serving_became_slower_or_larger(measured, monkeypatch)
 
 
@@ -126,8 +136,6 @@ def test_without_a_model_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.
         speed.measure()
 
 
-def test_a_model_is_measured_whatever_its_kind(finished_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(finished_project.path)
-    found = speed.measure(1)
-    assert found.keys() == {"train", "request", "batch", "start", "memory"}
-    assert all(value > 0 for values in found.values() for value in values)
+def test_a_model_is_measured_whatever_its_kind(first: Ratios) -> None:
+    assert first.keys() == {"train", "train_memory", "request", "batch", "start", "memory"}
+    assert all(value > 0 for values in first.values() for value in values)

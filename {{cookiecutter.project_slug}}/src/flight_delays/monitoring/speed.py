@@ -30,12 +30,13 @@ HISTORY = Path("reports/speed.jsonl")
 MODEL = Path("models/candidate")
 TEST = Path("data/test.parquet")
 ROUNDS = 5
-START = ("-c", f"import {__name__} as speed; speed._started()")
+START, TRAIN = (("-c", f"import {__name__} as speed; speed.{name}()") for name in ("_started", "_trained"))
 _COMPARED = 20  # of the runs before, the newest
 _SURE = 3.0  # standard errors
 _FIT_ROWS, _BATCH_ROWS, _REQUESTS = 2_000, 1_000, 100
 _WORDS = {
     "train": "fitting the model",
+    "train_memory": "training's memory",
     "request": "answering a request of one row",
     "batch": f"answering a request of {_BATCH_ROWS:,} rows",
     "start": "starting the service",
@@ -52,7 +53,7 @@ class Change:
     Attributes
     ----------
     name
-        `train`, `request`, `batch`, `start` or `memory`.
+        `train`, `train_memory`, `request`, `batch`, `start` or `memory`.
     before, now
         Medians, in yardsticks; memory in MB.
     ratio, low
@@ -85,7 +86,7 @@ def measure(rounds: int = ROUNDS) -> Ratios:
     Returns
     -------
     dict
-        By name, a number a round: CPU time in yardsticks, memory in MB.
+        By name, a number a round: CPU time in yardsticks, memory in MB; that of training, which hardly varies, once.
 
     Raises
     ------
@@ -104,7 +105,8 @@ def measure(rounds: int = ROUNDS) -> Ratios:
         start, memory = _start()
         found["start"].append(start)
         found["memory"].append(memory)
-    return found
+    (most,) = _run(TRAIN, "training does not run")
+    return found | {"train_memory": [most]}
 
 
 def compare(now: Ratios, before: list[Ratios], tolerance: float) -> list[Change]:
@@ -121,12 +123,13 @@ def compare(now: Ratios, before: list[Ratios], tolerance: float) -> list[Change]
     """
     changes = []
     for name, rounds in now.items():
-        logs = [statistics.median(map(math.log, run[name])) for run in before if run.get(name)]
-        if not logs:
+        known = [list(map(math.log, run[name])) for run in before if run.get(name)]
+        if not known:
             continue
+        logs = [statistics.median(run) for run in known]
         current = list(map(math.log, rounds))
         difference = statistics.median(current) - statistics.median(logs)
-        doubt = _spread(logs) if len(logs) > 2 else _error(list(map(math.log, before[-1][name])))
+        doubt = _spread(logs) if len(logs) > 2 else _error(known[-1])
         error = math.hypot(_error(current), doubt)
         low = difference - _SURE * error
         value, old = (math.exp(statistics.median(side)) for side in (current, logs))
@@ -268,21 +271,48 @@ def _requests() -> tuple[Callable[[], None], Callable[[], None]]:
 def _start() -> tuple[float, float]:
     """Start what answers in a process of its own, and ask it once: CPU time in yardsticks, and MB of memory."""
     before = _cpu(yardstick)
-    done = subprocess.run([sys.executable, *START], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InputError(f"the service does not start: {done.stderr.strip()[-300:]}")
-    seconds, memory = map(float, done.stdout.split())
+    seconds, memory = _run(START, "the service does not start")
     return 2 * seconds / (before + _cpu(yardstick)), memory
 
 
+def _run(command: tuple[str, ...], fault: str) -> list[float]:
+    """Run Python in a process of its own, and give the numbers that it prints."""
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"{fault}: {done.stderr.strip()[-300:]}")
+    return [float(word) for word in done.stdout.split()]
+
+
 def _started() -> None:
-    import_module("flight_delays.serving.app")
+    for name in ("worker", "app"):
+        import_module(f"flight_delays.serving.{name}")
     _, many = _requests()
     many()
     seconds = time.process_time()
     import psutil
 
     print(seconds, psutil.Process().memory_info().rss / 1e6)
+
+
+def _trained() -> None:
+    """Read all that is learned from, fit, and print the most memory that took."""
+    from flight_delays.contract import Contract
+    from flight_delays.pipeline.train import load_training
+
+    rows = load_training(Contract.read(), params("train")["max_rows"])  # kept, as while training
+    _training()()
+    del rows
+    print(_most_memory())
+
+
+def _most_memory() -> float:
+    """Give the MB that this process has had at most."""
+    with suppress(OSError):  # there is none but on Linux, where the other number may be that of who started this
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def _error(values: list[float]) -> float:

@@ -22,6 +22,9 @@ _FLOAT64, _ROW_MAJOR = 1, 1
 _NORMAL, _RAW, _CONTRIBUTIONS = 0, 1, 3
 _GAIN = 1
 _ALL_TREES = -1
+# The library has one number of threads for all calls of a process, and sizes their buffers by it: of two at once that
+# ask for different numbers, one writes beyond its own.
+_ONE_THREAD = b"num_threads=1"
 
 
 class Booster:
@@ -93,11 +96,9 @@ class Booster:
         width = self.classes * (self.features + 1 if pred_contrib else 1)
         output = np.empty(len(X) * width)
         written = ctypes.c_int64()
-        # waking a second thread takes longer than a few rows
-        threads = b"num_threads=1" if len(X) < _FEW_ROWS else b""
         where = (_pointer(X), _FLOAT64, ctypes.c_int32(len(X)), ctypes.c_int32(self.features), _ROW_MAJOR)
         target = (ctypes.byref(written), _pointer(output))
-        _call("BoosterPredictForMat", self._handle, *where, kind, 0, _ALL_TREES, threads, *target)
+        _call("BoosterPredictForMat", self._handle, *where, kind, 0, _ALL_TREES, _ONE_THREAD, *target)
         return output if width == 1 else output.reshape(len(X), width)
 
     def num_trees(self) -> int:
@@ -147,7 +148,7 @@ class _SingleRow:
         sizes = (_FLOAT64, ctypes.c_int32(features))
         _call(
             "BoosterPredictForMatSingleRowFastInit",
-            booster, _NORMAL, 0, _ALL_TREES, *sizes, b"", ctypes.byref(self._ready),
+            booster, _NORMAL, 0, _ALL_TREES, *sizes, _ONE_THREAD, ctypes.byref(self._ready),
         )  # fmt: skip
         self._input, self._output = np.empty(features), np.empty(classes)
         self._written = ctypes.c_int64()
@@ -218,7 +219,6 @@ _ARRAYS = (
     b"split_feature", b"split_gain", b"threshold", b"decision_type", b"left_child", b"right_child",
     b"leaf_weight", b"leaf_count", b"internal_value", b"internal_weight", b"internal_count",
 )  # fmt: skip
-_FEW_ROWS = 64
 _LIBRARIES = {".so", ".dylib", ".dll"}
 
 

@@ -12,17 +12,18 @@ import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import yaml
-from jsonschema import Draft201909Validator
-from jsonschema.exceptions import best_match
-from open_data_contract_standard.model import DataQuality, OpenDataContractStandard, SchemaProperty, Server
 
 from flight_delays.errors import InputError
 from flight_delays.requirements import PERSONAL, refusals
 from flight_delays.settings import DEVELOPMENT, LOADER, tier
+
+if TYPE_CHECKING:  # a service that reads the contract of a sound model can do without them
+    from jsonschema import Draft201909Validator
+    from open_data_contract_standard.model import DataQuality, Server
 
 PATH = Path("contract.yaml")
 ROLES = ("feature", "target", "key", "time", "slice", "group")
@@ -65,7 +66,7 @@ class Column:
         The standard's `logicalTypeOptions`, as written.
     custom
         The standard's `customProperties`, as a dictionary.
-    quality
+    rules
         The column's quality rules, as written.
     """
 
@@ -82,7 +83,12 @@ class Column:
     description: str
     options: dict[str, Any]
     custom: dict[str, Any]
-    quality: tuple[DataQuality, ...]
+    rules: tuple[dict[str, Any], ...]
+
+    @property
+    def quality(self) -> "tuple[DataQuality, ...]":
+        """The column's quality rules."""
+        return _quality(self.rules)
 
     @property
     def arrow_type(self) -> pa.DataType:
@@ -102,9 +108,9 @@ class Contract:
         What the data is called, for people.
     columns
         All columns, in the contract's order.
-    server
-        Where the data comes from: the tier's own of the contract's `servers`, else the first.
-    quality
+    source
+        Where the data comes from: the tier's own of the contract's `servers`, else the first; as written.
+    rules
         The table's quality rules, as written.
     task
         `binary`, `multiclass` or `regression`.
@@ -119,21 +125,24 @@ class Contract:
     id: str
     name: str
     columns: tuple[Column, ...]
-    server: Server
-    quality: tuple[DataQuality, ...]
+    source: dict[str, Any]
+    rules: tuple[dict[str, Any], ...]
     task: str
     digest: str
     limitations: str = ""
     status: str = "draft"
 
     @classmethod
-    def read(cls, path: Path = PATH) -> "Contract":
+    def read(cls, path: Path = PATH, sound: str = "") -> "Contract":
         """Read and check a contract.
 
         Parameters
         ----------
         path
             The YAML file.
+        sound
+            The digest of a contract that was checked before, as a model's was when it was made: if it is this one, it
+            is not checked again.
 
         Raises
         ------
@@ -141,28 +150,31 @@ class Contract:
             The file is missing, no YAML, not valid against the standard's JSON schema, contradicts itself, or has a
             feature that must not be one; the message names the file, the column and the rule.
         """
-        document = read_document(path)
-        model = OpenDataContractStandard.model_validate(document)
-        if not model.schema_ or len(model.schema_) != 1 or not model.schema_[0].properties:
+        document = _parse(path)
+        digest = hashlib.sha256(json.dumps(document, sort_keys=True, default=str).encode()).hexdigest()
+        if digest != sound:
+            _refuse_invalid(document, path)
+        if len(document.get("schema", ())) != 1 or not document["schema"][0].get("properties"):
             raise InputError(f"{path}: `schema` must hold one table with its `properties`: run `make contract`")
-        if not model.servers:
+        if not document.get("servers"):
             raise InputError(f"{path}: `servers` is empty: say where the data comes from")
-        table = model.schema_[0]
-        columns = tuple(_column(entry, path) for entry in table.properties)
+        (table,) = document["schema"]
+        columns = tuple(_column(entry, path) for entry in table["properties"])
         contract = cls(
             id=document["id"],
-            name=model.name or table.name,
+            name=document.get("name") or table["name"],
             columns=columns,
-            server=model.servers[own_server(document, tier(), path)],
-            quality=tuple(table.quality or ()),
+            source=document["servers"][own_server(document, tier(), path)],
+            rules=tuple(table.get("quality") or ()),
             task=_task([column for column in columns if "target" in column.roles], path),
-            digest=hashlib.sha256(json.dumps(document, sort_keys=True, default=str).encode()).hexdigest(),
+            digest=digest,
             limitations=document.get("description", {}).get("limitations", ""),
             status=document.get("status", "draft"),
         )
-        contract._refuse_contradictions(path)
-        for words in refusals(model):
-            raise InputError(f"{path}: {words}")
+        if digest != sound:
+            contract._refuse_contradictions(path)
+            for words in refusals(document):
+                raise InputError(f"{path}: {words}")
         return contract
 
     def _refuse_contradictions(self, path: Path) -> None:
@@ -185,6 +197,18 @@ class Contract:
                 raise InputError(f"{where} is tagged `time`, so its logicalType must be timestamp or date")
             if {"time", "target", "key"} & column.roles and not column.required:
                 raise InputError(f"{where} is a time, target or key, so it must be `required: true`")
+
+    @property
+    def server(self) -> "Server":
+        """Where the data comes from."""
+        from open_data_contract_standard.model import Server
+
+        return Server.model_validate(self.source)
+
+    @property
+    def quality(self) -> "tuple[DataQuality, ...]":
+        """The table's quality rules."""
+        return _quality(self.rules)
 
     def _with(self, role: str) -> tuple[Column, ...]:
         return tuple(column for column in self.columns if role in column.roles)
@@ -245,17 +269,33 @@ def read_document(path: Path = PATH) -> dict[str, Any]:
     InputError
         The file is missing, no YAML, or not valid; the message names the column and the rule.
     """
+    document = _parse(path)
+    _refuse_invalid(document, path)
+    return document
+
+
+def _parse(path: Path) -> dict[str, Any]:
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), LOADER)  # noqa: S506 (it is a safe one)
     except FileNotFoundError:
         raise InputError(f"{path} is missing: take it back from git, or run `make contract`") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    document = _dates_as_text(document)
+    return _dates_as_text(document)
+
+
+def _refuse_invalid(document: Any, path: Path) -> None:
+    from jsonschema.exceptions import best_match
+
     fault = best_match(_standard().iter_errors(document))
     if fault is not None:
         raise InputError(f"{path}: {_place(document, list(fault.absolute_path))}: {fault.message[:300]}")
-    return document
+
+
+def _quality(rules: tuple[dict[str, Any], ...]) -> "tuple[DataQuality, ...]":
+    from open_data_contract_standard.model import DataQuality
+
+    return tuple(DataQuality.model_validate(rule) for rule in rules)
 
 
 def own_server(document: dict[str, Any], tier: str, path: Path = PATH) -> int:
@@ -289,7 +329,9 @@ def own_server(document: dict[str, Any], tier: str, path: Path = PATH) -> int:
 
 
 @functools.cache
-def _standard() -> Draft201909Validator:
+def _standard() -> "Draft201909Validator":
+    from jsonschema import Draft201909Validator
+
     schema = files("open_data_contract_standard").joinpath("schema.json").read_text(encoding="utf-8")
     return Draft201909Validator(json.loads(schema))
 
@@ -315,42 +357,42 @@ def _place(document: Any, path: list[Any]) -> str:
     return " › ".join(word for word in words if word) or "the document"
 
 
-def _column(entry: SchemaProperty, path: Path) -> Column:
-    where = f"{path}: column {entry.name!r}"
-    kind = entry.logicalType or "string"
+def _column(entry: dict[str, Any], path: Path) -> Column:
+    where = f"{path}: column {entry['name']!r}"
+    kind = entry.get("logicalType") or "string"
     if kind not in ARROW_TYPES:
         raise InputError(f"{where}: logicalType {kind!r} is not one that a model can take: {', '.join(ARROW_TYPES)}")
-    tags = frozenset(entry.tags or ())
+    tags = frozenset(entry.get("tags") or ())
     for tag in tags.difference(ROLES):
         if meant := difflib.get_close_matches(tag, ROLES, n=1, cutoff=0.75):
             raise InputError(f"{where}: unknown tag {tag!r}: did you mean {meant[0]!r}?")
-    options = dict(entry.logicalTypeOptions or {})
+    options = dict(entry.get("logicalTypeOptions") or {})
     return Column(
-        name=entry.name,
+        name=entry["name"],
         type=kind,
         roles=tags.intersection(ROLES),
-        required=bool(entry.required),
-        unique=bool(entry.unique),
-        values=tuple(item.value for item in entry.enum or ()),
+        required=bool(entry.get("required")),
+        unique=bool(entry.get("unique")),
+        values=tuple(item["value"] for item in entry.get("enum") or ()),
         minimum=options.get("minimum"),
         maximum=options.get("maximum"),
         max_null_share=_max_null_share(entry, where),
-        personal=entry.classification in PERSONAL,
-        description=entry.description or "",
+        personal=entry.get("classification") in PERSONAL,
+        description=entry.get("description") or "",
         options=options,
-        custom={item.property: item.value for item in entry.customProperties or ()},
-        quality=tuple(entry.quality or ()),
+        custom={item["property"]: item["value"] for item in entry.get("customProperties") or ()},
+        rules=tuple(entry.get("quality") or ()),
     )
 
 
-def _max_null_share(entry: SchemaProperty, where: str) -> float:
+def _max_null_share(entry: dict[str, Any], where: str) -> float:
     """Read the share of nulls that a column may have from its `required` and `nullValues` rules."""
-    if entry.required:
+    if entry.get("required"):
         return 0.0
-    for rule in entry.quality or ():
-        if rule.metric == "nullValues":
-            limit = rule.mustBeLessThan if rule.mustBeLessThan is not None else rule.mustBeLessOrEqualTo
-            if limit is None or rule.unit not in {"percent", None}:
+    for rule in entry.get("quality") or ():
+        if rule.get("metric") == "nullValues":
+            limit = rule.get("mustBeLessThan", rule.get("mustBeLessOrEqualTo"))
+            if limit is None or rule.get("unit", "percent") != "percent":
                 raise InputError(f"{where}: nullValues needs `mustBeLessThan: N` and `unit: percent`")
             return float(limit) / 100
     return 1.0

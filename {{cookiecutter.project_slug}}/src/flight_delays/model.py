@@ -128,6 +128,7 @@ class Model:
             "classes": list(self.contract.classes),
             "features": [feature.name for feature in features.features(self.contract)],
             "threshold": self.threshold,
+            "contract": self.contract.digest,
         }
         (folder / "model.json").write_text(json.dumps(description, indent=2, default=str) + "\n", encoding="utf-8")
 
@@ -148,7 +149,7 @@ class Model:
         if not (folder / "model.json").is_file():
             raise InputError(f"{folder} holds no model: run `make pipeline`")
         description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        contract = Contract.read(folder / "contract.yaml")
+        contract = Contract.read(folder / "contract.yaml", sound=description.get("contract", ""))
         if description["features"] != [feature.name for feature in features.features(contract)]:
             raise InputError(f"{folder}: model.json and contract.yaml name different features: train again")
         if (folder / "model.txt").is_file():

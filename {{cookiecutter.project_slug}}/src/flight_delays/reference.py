@@ -9,10 +9,9 @@ own, from how far the weeks strayed that the model was made from.
 
 import itertools
 import json
-import math
-from bisect import bisect_right
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +57,9 @@ class Bins:
     shares: tuple[float, ...]
     limit: float = LIMIT
 
-    def place(self, value: float) -> int:
-        """Give the bin of one encoded value.
-
-        Parameters
-        ----------
-        value
-            NaN where it is null.
-        """
-        return 0 if math.isnan(value) else 1 + bisect_right(self.edges, value)
+    @cached_property
+    def _ends(self) -> Floats:
+        return np.array(self.edges)
 
     def count(self, values: Floats) -> Floats:
         """Count values by bin.
@@ -90,7 +83,7 @@ class Bins:
         values
             Encoded, of shape (rows,).
         """
-        return np.where(np.isnan(values), 0, 1 + np.searchsorted(self.edges, values, side="right"))
+        return np.where(np.isnan(values), 0, 1 + np.searchsorted(self._ends, values, side="right"))
 
 
 def psi(expected: Floats, observed: Floats) -> float:

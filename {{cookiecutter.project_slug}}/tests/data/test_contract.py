@@ -54,6 +54,19 @@ def test_this_projects_contract_is_valid_and_names_a_target_and_features(contrac
     assert contract.features
 
 
+def test_what_was_checked_is_not_checked_again_and_what_was_changed_since_is(
+    read: Callable[[Any], Contract], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound, path = read(described()), tmp_path / "contract.yaml"
+    changed = yaml.safe_dump(described(tags=["target", "feature"]))
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{Contract.__module__}._refuse_invalid", lambda *_: pytest.fail("it is checked again"))
+        assert Contract.read(path, sound=sound.digest) == sound
+    path.write_text(changed, encoding="utf-8")
+    with pytest.raises(InputError, match="both `feature` and `target`"):
+        Contract.read(path, sound=sound.digest)
+
+
 def test_columns_are_sorted_by_what_they_are_for(read: Callable[[Any], Contract]) -> None:
     contract = read(described())
     assert [feature.name for feature in contract.features] == ["age", "town"]

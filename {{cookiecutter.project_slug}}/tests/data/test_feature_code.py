@@ -17,7 +17,12 @@ from tests.conftest import ROOT, Project
 CODE = Path("src", *features.__name__.split(".")).with_suffix(".py")
 TESTS = "tests/data/test_features.py"
 # Changes that no test can notice, each with its reason; all others must be noticed.
-EXCUSED = {"'65536' → '65537'": "how many rows are encoded at once changes no number, only the memory it takes"}
+ALIKE = "a row or a column at a time gives the same numbers, only sooner or later"
+EXCUSED = {
+    "'65536' → '65537'": "how many rows are encoded at once changes no number, only the memory it takes",
+    "'16' → '17'": ALIKE,
+    "'len(rows) < _FEW' → 'len(rows) <= _FEW'": ALIKE,
+}
 
 
 def run(project: Project, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:

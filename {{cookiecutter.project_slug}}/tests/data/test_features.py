@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from flight_delays import features
 from flight_delays.contract import ARROW_TYPES, Column, Contract
 
+MANY = 32  # rows that are encoded a column at a time
 MUTATED = pytest.mark.ml_test("data-7", twin="tests/data/test_feature_code.py changes the feature code under it")
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "boolean": st.booleans(),
@@ -45,14 +46,14 @@ def column(kind: str, **given: Any) -> Column:
     neutral: dict[str, Any] = {
         "roles": frozenset({"feature"}), "required": False, "unique": False, "values": (), "minimum": None,
         "maximum": None, "max_null_share": 1.0, "personal": False, "description": "", "options": {}, "custom": {},
-        "quality": (),
+        "rules": (),
     }  # fmt: skip
     return Column(name="x", type=kind, **(neutral | given))
 
 
 def made_of(contract: Contract, *columns: Column, task: str = "regression") -> Contract:
     """Make a contract of these columns, whatever this project's own are."""
-    return replace(contract, columns=columns, quality=(), task=task, digest="")
+    return replace(contract, columns=columns, rules=(), task=task, digest="")
 
 
 def encoded(content: list[Any], contract: Contract, kind: str, **given: Any) -> list[list[float]]:
@@ -60,8 +61,9 @@ def encoded(content: list[Any], contract: Contract, kind: str, **given: Any) -> 
     table, alone = pa.table({"x": pa.array(content, ARROW_TYPES[kind])}), made_of(contract, column(kind, **given))
     result = features.encode(table, alone)
     np.testing.assert_array_equal(features.encode(table.to_batches()[0], alone), result)
-    encode_row = features.row_encoder(alone)
-    assert np.array([encode_row((value,)) for value in table["x"].to_pylist()]).tobytes() == result.tobytes()
+    encode_rows, values = features.encoder(alone), [(value,) for value in table["x"].to_pylist()]
+    assert encode_rows(values).tobytes() == result.tobytes()
+    assert encode_rows(values * MANY).tobytes() == result.tobytes() * MANY
     rows: list[list[float]] = result.tolist()
     return rows
 
@@ -84,11 +86,13 @@ def test_a_row_is_encoded_alike_alone_and_in_any_batch(contract: Contract, data:
     whole = features.encode(batch_of(rows, contract), contract)
     shuffled = features.encode(batch_of([rows[index] for index in order], contract), contract)
     np.testing.assert_array_equal(shuffled, whole[list(order)])
-    encode_row = features.row_encoder(contract)
+    encode_rows = features.encoder(contract)
+    values = [[row[column.name] for column in contract.features] for row in rows]
+    assert encode_rows(values).tobytes() == whole.tobytes()
+    assert encode_rows(values * MANY).tobytes() == whole.tobytes() * MANY
     for index, row in enumerate(rows):
         np.testing.assert_array_equal(features.encode(batch_of([row], contract), contract)[0], whole[index])
-        alone = encode_row([row[column.name] for column in contract.features])
-        assert np.array(alone).tobytes() == whole[index].tobytes()
+        assert encode_rows([values[index]]).tobytes() == whole[index].tobytes()
 
 
 @MUTATED
@@ -208,7 +212,11 @@ def test_a_row_is_encoded_by_the_names_of_its_columns(contract: Contract) -> Non
     kinds = {"when": "timestamp", "price": "number", "label": "string", "at": "time"}
     columns = [replace(column(kind), name=name) for name, kind in kinds.items()]
     columns[2] = replace(columns[2], roles=frozenset({"target"}))
-    encode_row = features.row_encoder(made_of(contract, *columns))
+    encode_rows = features.encoder(made_of(contract, *columns))
     moment = dt.datetime(2024, 2, 29, 13, 37, tzinfo=None)  # noqa: DTZ001
-    assert encode_row((moment, 2.5, moment.time())) == [13.0, 3.0, 2.0, 2.5, 13.0, 37.0]
-    np.testing.assert_equal(encode_row((None, None, None)), [float("nan")] * 6)
+    for many in (1, MANY):
+        known = encode_rows([(moment, 2.5, moment.time())] * many)
+        np.testing.assert_array_equal(known, [[13.0, 3.0, 2.0, 2.5, 13.0, 37.0]] * many)
+        np.testing.assert_array_equal(encode_rows([(None, None, None)] * many), [[float("nan")] * 6] * many)
+    with pytest.raises(ValueError, match="shorter"):
+        encode_rows([(None, None, None)] * MANY + [(None, None)])

@@ -30,8 +30,7 @@ def test_every_feature_has_expectations(project: Project) -> None:
         f"contract.yaml: feature {column.name!r} has no expectation: say what must hold for it (`required`, `enum`, "
         f"`logicalTypeOptions` or `quality`)"
         for column in contract.features
-        if len(expectations(replace(contract, columns=(column,), quality=()), personal=False))
-        < 2  # 1: that it is there
+        if len(expectations(replace(contract, columns=(column,), rules=()), personal=False)) < 2  # 1: that it is there
     ]
     if lines:
         pytest.fail("\n".join(lines), pytrace=False)
@@ -218,14 +217,14 @@ def test_a_column_of_another_type_is_caught(check: Check, contract: Contract) ->
 def test_a_truncated_file_is_caught(fresh_project: Project, copy: Copy, tmp_path: Path) -> None:
     project = copy(fresh_project)
     project.sample.write_bytes(project.sample.read_bytes()[:-100])
-    server = replace(project.contract, server=project.contract.server.model_copy(update={"path": str(project.sample)}))
+    contract = replace(project.contract, source=project.contract.source | {"path": str(project.sample)})
     with pytest.raises(InputError, match=r"sample\.parquet cannot be read"):
-        ingest(server, tmp_path / "rows.parquet")
+        ingest(contract, tmp_path / "rows.parquet")
 
 
 def test_a_single_key_is_unique_though_the_contract_does_not_say_so_twice(contract: Contract) -> None:
     column = replace(contract.features[0], roles=frozenset({"key", "feature"}), unique=False)
-    rules = expectations(replace(contract, columns=(column, contract.target), quality=()), personal=False)
+    rules = expectations(replace(contract, columns=(column, contract.target), rules=()), personal=False)
     assert any(type(rule).__name__ == "ExpectColumnValuesToBeUnique" and rule.column == column.name for rule in rules)
 
 
@@ -234,7 +233,7 @@ def test_the_values_of_a_personal_key_are_not_shown(contract: Contract) -> None:
         replace(contract.features[0], name=name, roles=frozenset({"key"}), personal=name == "who")
         for name in ("who", "what")
     )
-    shop = replace(contract, columns=(*keys, contract.target), quality=())
+    shop = replace(contract, columns=(*keys, contract.target), rules=())
     shown, hidden = (
         [rule for rule in expectations(shop, personal) if type(rule).__name__ == "ExpectCompoundColumnsToBeUnique"]
         for personal in (False, True)

@@ -49,7 +49,7 @@ def _made_for(schema: pa.Schema, contract: Contract, time: bool, key: str) -> Co
         )
         for f in schema
     )
-    return Contract("x", "x", columns, contract.server, (), "binary", "")
+    return Contract("x", "x", columns, contract.source, (), "binary", "")
 
 
 ROWS = "SELECT range AS a, range % 10 = 0 AS late, TIMESTAMP '2024-01-01' + to_days(range::INT) AS day FROM range(1000)"

@@ -1,5 +1,6 @@
 """Is a file predicted as the service would predict its rows, whatever its kind, its faults and the process's end?"""
 
+import contextlib
 import gzip
 import json
 import os
@@ -321,9 +322,12 @@ def kill_after(chunks: int, source: Path, output: Path, project: Project) -> Pat
     """Kill a run once it has done so many chunks, and give its folder."""
     folder = output.with_name(f"{output.name}.partial")
     process = start(source, output, project)
-    while len(list(folder.glob("*.done"))) < chunks:
+    done = 0
+    while done < chunks:
         assert process.poll() is None, process.communicate()
         time.sleep(0.001)
+        with contextlib.suppress(FileNotFoundError):  # it is emptied before it is begun
+            done = len(list(folder.glob("*.done")))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not output.exists()

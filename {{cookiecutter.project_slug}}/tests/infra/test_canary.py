@@ -183,7 +183,7 @@ def spoil(folder: Path, name: str, before: str, after: str) -> Path:
 )
 def test_a_user_who_is_sent_to_and_fro_is_named(trying: Project, folders: dict[str, Path], tmp_path: Path) -> None:
     number = candidates.register(trying, folders["turned"])
-    source = spoil(tmp_path / "src", "app.py", 'request.headers.get("x-sticky-key", name)', "name")
+    source = spoil(tmp_path / "src", "lane.py", 'request.headers.get("x-sticky-key", name)', "name")
     with trials(trying, source) as tried, pytest.raises(pytest.fail.Exception, match=r"'user-.*by versions 1 and 2"):
         require_rolled_back(tried, "turned", number)
 

@@ -62,11 +62,11 @@ def test_another_encoding_in_the_service_is_named_by_its_feature(
     other = tmp_path / "src"
     shutil.copytree(ROOT / "src", other)
     path = other / Path(features.__file__).relative_to(ROOT / "src")
-    planted = "    matrix[~np.isfinite(matrix)] = np.nan\n"
+    planted = "\n    matrix[~np.isfinite(matrix)] = np.nan\n"
     text = path.read_text(encoding="utf-8")
-    assert planted in text
+    assert text.count(planted) == 1
     fault = (
-        "    if len(matrix) == 1:  # else the golden rows keep the service from starting\n        matrix[:, -1] += 1\n"
+        "\n    if len(matrix) == 1:  # else the golden rows keep the service from starting\n        matrix[:, -1] += 1"
     )
     path.write_text(text.replace(planted, fault + planted), encoding="utf-8")
     with pytest.raises(pytest.fail.Exception, match=rf"test row \d+: feature '{name}': number is .* in the service"):

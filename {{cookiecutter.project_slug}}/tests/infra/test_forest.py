@@ -81,6 +81,26 @@ def test_what_is_not_known_is_left_to_lightgbm(
     assert quick(model) == model.predict
 
 
+def test_few_rows_are_left_to_lightgbm_and_many_are_not(trained: Trained, tmp_path: Path, contract: Contract) -> None:
+    trained(objective="binary")
+    asked: list[int] = []
+
+    class Noting(Booster):
+        """Writes down of how many rows it is asked."""
+
+        def predict(self, X: Any, raw_score: bool = False, pred_contrib: bool = False) -> Any:
+            asked.append(len(X))
+            return super().predict(X, raw_score, pred_contrib)
+
+    predict = quick(Model(contract, Noting(tmp_path / "model.txt")))
+    asked.clear()
+    many = np.zeros((20_000, 8))
+    predict(many)
+    assert asked == []
+    predict(many[:2])
+    assert asked == [2]
+
+
 def test_a_forest_that_differs_in_one_bit_is_not_used(trained: Trained, tmp_path: Path, contract: Contract) -> None:
     booster = trained(objective="binary")
     assert quick(Model(contract, booster)) != Model(contract, booster).predict

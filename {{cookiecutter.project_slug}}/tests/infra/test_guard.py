@@ -25,11 +25,11 @@ from prometheus_client import REGISTRY
 from flight_delays import serving
 from flight_delays.errors import InputError
 from flight_delays.model import Model
-from flight_delays.serving import app as application
-from flight_delays.serving import door, guard, metrics, protocol
-from flight_delays.serving.app import MAX_BYTES, build
+from flight_delays.serving import door, guard, lane, line, metrics, protocol
+from flight_delays.serving.app import build
 from flight_delays.serving.ecs import Log
 from flight_delays.serving.guard import HEADERS, Guard, Keys, Rates, make_key
+from flight_delays.serving.lane import MAX_BYTES
 from flight_delays.serving.log import PredictionLog
 from flight_delays.serving.release import STORE, Release, Store
 from flight_delays.serving.roles import Served
@@ -282,6 +282,103 @@ def test_a_head_that_comes_in_parts_behind_a_large_body_is_no_endless_one(
         assert b"HTTP/1.1 200 OK\r\n" in heard(client)
 
 
+def test_trailers_without_an_end_are_refused(
+    guarded: Callable[..., Guard], monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    monkeypatch.setattr(protocol, "MOST_HEAD", 1000)
+    head = b"POST /predict HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+    whole = head + b"%x\r\n%s\r\n0\r\nx: " % (len(body), body)
+    with running(guarded()) as port, connect(port, whole) as brief, connect(port, whole) as endless:
+        time.sleep(SOON)
+        brief.sendall(b"a" * 500 + b"\r\n\r\n")
+        assert heard(brief).startswith(b"HTTP/1.1 200 OK\r\n")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(20):
+                endless.sendall(b"a" * 500)
+                time.sleep(SOON / 10)
+        assert heard(endless)[:12] in {b"HTTP/1.1 431", b""}  # nothing, if the reset overtook it
+
+
+WISH = b"connection: Upgrade, HTTP2-Settings, close\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_wish_for_another_protocol_changes_nothing(guarded: Callable[..., Guard], body: bytes, parts: int) -> None:
+    """Java's own client has it in each request by default."""
+    head = b"POST /predict HTTP/1.1\r\nhost: a\r\n" + WISH + b"content-length: %d\r\n\r\n" % len(body)
+    with running(guarded()) as port, connect(port) as client:
+        for part in [head + body] if parts == 1 else [head, body]:
+            client.sendall(part)
+            time.sleep(SOON / 3)
+        said = heard(client)
+    assert said.count(b"HTTP/1.1") == 1
+    assert said.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"connection: close\r\n" in said
+    assert json.loads(said.partition(b"\r\n\r\n")[2])["predictions"]
+
+
+def test_what_looks_like_a_request_in_a_body_is_none(guarded: Callable[..., Guard]) -> None:
+    hidden = b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n"
+    wish = WISH.replace(b", close", b"")
+    head = b"POST /predict HTTP/1.1\r\nhost: a\r\n" + wish + b"content-length: %d\r\n\r\n" % len(hidden)
+    with running(guarded(), timeout_keep_alive=1) as port, connect(port, head) as client:
+        time.sleep(SOON / 3)
+        client.sendall(hidden)
+        said = heard(client)
+    assert said.count(b"HTTP/1.1") == 1
+    assert said.startswith(b"HTTP/1.1 422 ")
+
+
+def test_many_wishes_in_one_packet_are_all_answered(guarded: Callable[..., Guard]) -> None:
+    one = b"GET /health/live HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+    last = one.replace(b"upgrade\r\n", b"upgrade, close\r\n", 1)
+    with running(guarded()) as port, connect(port, one * 2000 + last) as client:
+        assert heard(client).count(b"HTTP/1.1 200 OK\r\n") == 2001
+
+
+def test_a_tunnel_is_refused(guarded: Callable[..., Guard]) -> None:
+    with running(guarded()) as port, connect(port, b"CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\nx") as client:
+        assert heard(client).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+class Noted:
+    """A transport that notes each of its writes."""
+
+    def __init__(self, transport: asyncio.Transport, sent: list[bytes]) -> None:
+        self._transport, self._sent = transport, sent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        self._sent.append(data)
+        self._transport.write(data)
+
+
+def test_an_answer_is_sent_in_one_piece(
+    guarded: Callable[..., Guard], body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[bytes] = []
+    whole = protocol._Whole
+    monkeypatch.setattr(protocol, "_Whole", lambda transport: whole(Noted(transport, sent)))  # type: ignore[arg-type]
+    asked = b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body)
+    with running(guarded()) as port, connect(port, asked + body) as client:
+        client.recv(65536)
+    (answer,) = (data for data in sent if b"predictions" in data)
+    head, _, answered = answer.partition(b"\r\n\r\n")
+    assert b"content-length: %d" % len(answered) in head
+    assert json.loads(answered)["predictions"]
+
+
+def test_an_answer_without_a_body_comes_at_all(guarded: Callable[..., Guard]) -> None:
+    with running(guarded()) as port, connect(port) as client:
+        for _ in range(2):
+            client.sendall(b"HEAD /openapi.json HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+        client.sendall(b"HEAD /openapi.json HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        assert heard(client).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 def test_what_is_not_http_is_refused_in_safe_words(guarded: Callable[..., Guard]) -> None:
     with running(guarded()) as port, connect(port, b"\x16\x03\x01" + MARKER.encode() + b"\r\n\r\n") as client:
         said = heard(client)
@@ -333,8 +430,8 @@ def test_an_idle_connection_is_let_go(guarded: Callable[..., Guard]) -> None:
 def test_slow_clients_keep_nobody_waiting(
     guarded: Callable[..., Guard], monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
-    monkeypatch.setattr(protocol, "MOST_WAITING", 4)
-    monkeypatch.setattr(protocol, "MOST_RECEIVING", 2)
+    monkeypatch.setattr(line, "MOST_WAITING", 4)
+    monkeypatch.setattr(protocol, "MOST_RECEIVING", 6)
     head = b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n"
     with running(guarded()) as port:
         slow = [connect(port, head + b"{") for _ in range(20)] + [
@@ -344,6 +441,17 @@ def test_slow_clients_keep_nobody_waiting(
         assert httpx.post(f"http://127.0.0.1:{port}/predict", content=body).status_code == 200
         for client in slow:
             client.close()
+
+
+def test_the_time_in_which_a_client_sends_is_not_the_service_s(guarded: Callable[..., Guard], body: bytes) -> None:
+    before = counted("service_request_seconds_sum")
+    large = body + b" " * 100_000
+    head = b"POST /predict HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(large)
+    with running(guarded()) as port, connect(port, head, large[:-1]) as client:
+        time.sleep(2 * SOON)
+        client.sendall(large[-1:])
+        assert heard(client).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert counted("service_request_seconds_sum") - before < SOON
 
 
 def test_a_client_that_does_not_read_is_let_go(
@@ -364,8 +472,8 @@ def test_a_client_that_does_not_read_is_let_go(
 def test_too_many_requests_at_once_are_refused_at_once_and_the_others_answered(
     made: tuple[Model, list[dict[str, Any]]], body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "MOST_WAITING", 4)
-    monkeypatch.setattr(application, "_FEW", 0)  # so that each is answered in a thread, as large ones are
+    monkeypatch.setattr(line, "MOST_WAITING", 4)
+    monkeypatch.setattr(lane, "_BRIEF", 0.0)  # so that each is answered in a thread, as large ones are
     slow = Guard(build(Service(Served.of(Model(made[0].contract, Slow(made[0], 2 * SOON)), "9"))), Keys(""), Rates(0))
     before = counted("service_overloaded_total")
     head = b"POST /predict HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
@@ -388,10 +496,32 @@ def test_too_many_requests_at_once_are_refused_at_once_and_the_others_answered(
         assert all(b"\r\n%s: %s\r\n" % pair in answer for pair in HEADERS)
 
 
+def test_the_longer_requests_take_the_fewer_may_wait(made: tuple[Model, list[dict[str, Any]]], body: bytes) -> None:
+    slow = Guard(build(Service(Served.of(Model(made[0].contract, Slow(made[0], SOON / 10)), "9"))), Keys(""), Rates(0))
+    head = b"POST /predict HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+
+    def answered(port: int) -> int:
+        """Ask by as many as may wait where requests are quick, all at once."""
+        clients = [connect(port, b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n") for _ in range(line.MOST_WAITING)]
+        for client in clients:
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 ")  # so that none is still to be let in
+        for client in clients:
+            client.sendall(head + body)
+        refusals = 0
+        for client in clients:
+            with client:
+                refusals += heard(client).startswith(b"HTTP/1.1 503 ")
+        return line.MOST_WAITING - refusals
+
+    with running(slow) as port:
+        assert answered(port) > 2 * line.LEAST_WAITING  # nobody knows yet
+        assert abs(answered(port) - line.LEAST_WAITING) <= 2  # as one is answered, another may come
+
+
 def test_requests_in_one_packet_are_all_told_of_an_overload(
     guarded: Callable[..., Guard], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "MOST_WAITING", 0)
+    monkeypatch.setattr(line, "MOST_WAITING", 0)
     let_in = b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n"
     many = b"GET /model HTTP/1.1\r\nhost: a\r\n\r\n" * 2000
     last = b"GET /health/live HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"

@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 
 from flight_delays.ml_test_score.plugin import does_not_apply
 from flight_delays.model import Model
-from flight_delays.serving import app, door
+from flight_delays.serving import door, worker
 from flight_delays.serving.release import Release, Store
 
 from tests.conftest import Project
 
 Copy = Callable[[Project], Project]
 HEAVY = {"great_expectations", "lightgbm", "matplotlib", "mlflow", "pandas", "scipy", "sklearn"}
+HEAVY |= {"jsonschema", "open_data_contract_standard"}  # by which a contract is checked, which was done
 ASK = """
 import json, sys
 from starlette.testclient import TestClient
@@ -37,7 +38,7 @@ def test_a_worker_answers_without_what_only_training_needs(finished_project: Pro
     store.publish(Release("tried"))
     rows = pq.read_table(project.path / "data/test.parquet").slice(0, 20)
     body = json.dumps({"rows": door.to_json(rows, model.contract)})
-    asked = project.run(sys.executable, "-c", ASK.format(module=app.__name__), body)
+    asked = project.run(sys.executable, "-c", ASK.format(module=worker.__name__), body)
     assert asked.returncode == 0, asked.stderr
     status, modules = json.loads(asked.stdout.splitlines()[-1])  # before it stand the lines of the service's log
     assert status == 200

@@ -1,5 +1,6 @@
 """Is everything in the prediction log that was acknowledged, once and whole, whatever happens to process and disk?"""
 
+import errno
 import gzip
 import json
 import os
@@ -169,6 +170,21 @@ def test_a_last_line_that_was_torn_is_passed_over_and_counted(folder: Path, tail
     assert ids(Tail(folder).new()) == [0, 1]
 
 
+def test_a_line_that_comes_while_it_is_read_is_no_fault(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = leave(folder, record(0) + b"\n" + b'{"id"', packed=False)
+    parse = log._parse
+
+    def go_on(line: bytes) -> Any:
+        if not line.endswith(b"\n"):
+            with path.open("ab") as file:
+                file.write(b": 1}\n" + record(2) + b"\n")
+        return parse(line)
+
+    monkeypatch.setattr(log, "_parse", go_on)
+    assert ids(read(folder)) == [0]
+    assert ids(read(folder)) == [0, 1, 2]
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("middle", [b'{"id": ', b"\0\0", b"", b"5", b'{"id": "\xff"}'])
 def test_a_line_that_is_broken_in_the_middle_is_named(folder: Path, middle: bytes, packed: bool) -> None:
@@ -314,6 +330,24 @@ def test_a_record_that_is_cut_off_leaves_nothing_behind(folder: Path, opened: Ca
     assert (
         len({path.name.partition(".")[0] for path in folder.iterdir()}) == 2
     )  # a reader may have seen more of the first
+
+
+def test_a_file_that_cannot_be_closed_is_left(
+    folder: Path, opened: Callable[..., PredictionLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, close = opened(max_bytes=100), os.close
+    written.write(record(0))
+
+    def fail(file: int) -> None:
+        close(file)
+        raise OSError(errno.EIO, "the network is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", fail)
+        with pytest.raises(LogFullError, match="the network is away"):
+            written.write(record(1, 200))
+    written.write(record(2))
+    assert ids(read(folder)) == [0, 2]
 
 
 @pytest.fixture

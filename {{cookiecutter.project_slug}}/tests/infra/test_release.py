@@ -1,5 +1,6 @@
 """Is what is served always whole, known and sound, whatever happens to store, models, disk and registry?"""
 
+import errno
 import os
 import shutil
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pyarrow as pa
@@ -131,6 +133,31 @@ def test_a_torn_line_of_the_history_is_passed_over(store: Store) -> None:
     with store.history.open("a", encoding="utf-8") as file:
         file.write('{"kind": "decision"')
     assert [entry["action"] for entry in store.past("decision")] == ["promote"]
+
+
+def test_what_comes_after_a_torn_line_is_not_lost_with_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda handle, data: write(handle, data[: len(data) // 2]))
+        with pytest.raises(OSError, match="No space left"):
+            store.record("decision", {"action": "lost"})
+    store.record("decision", {"action": "roll back"})
+    store.record("decision", {"action": "promote"})
+    assert [entry["action"] for entry in store.past("decision")] == ["promote", "roll back"]
+
+
+def test_a_disk_without_space_is_not_filled_with_what_was_begun(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = sorted(store.folder.rglob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", fail)
+        with pytest.raises(OSError, match="No space left"):
+            store.report({"release": "r"})
+        with pytest.raises(OSError, match="No space left"):
+            store.replace(read(store))
+    assert sorted(store.folder.rglob("*")) == before
 
 
 def test_reports_are_those_of_workers_that_live(store: Store) -> None:
@@ -267,8 +294,17 @@ def test_the_commands_say_what_is_served_and_refuse_what_cannot_be(
     shutil.rmtree("models/serving", ignore_errors=True)
     with pytest.raises(SystemExit, match="nothing is served here yet: run `make serve` first"):
         run(monkeypatch, "show")
+    with monkeypatch.context() as away:
+        away.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        with pytest.raises(SystemExit):
+            run(monkeypatch, "sync", "--if-possible")
     run(monkeypatch, "sync")
-    capsys.readouterr()
+    with monkeypatch.context() as away:
+        away.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        with pytest.raises(SystemExit):
+            run(monkeypatch, "sync")
+        run(monkeypatch, "sync", "--if-possible")
+    assert "warning: what the store has is served, as before" in capsys.readouterr().err
     run(monkeypatch, "show")
     assert "champion in the registry" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="there is nothing to go back to"):

@@ -1,24 +1,30 @@
 """Do several replicas get along on one store: each with its own counts, all in one log, none waited for in vain?"""
 
+import os
 import re
 import shutil
+import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from flight_delays import serving
-from flight_delays.serving import log, moves
+from flight_delays.features import features
+from flight_delays.serving import door, log, moves
 from flight_delays.serving.release import Release, Store
 
 from tests.conftest import ROOT, Project
-from tests.service import serve
+from tests.service import serve, wait_for_workers
 from tests.traffic import traffic, until
 
 Copy = Callable[[Project], Project]
 CANDIDATE = "models/candidate"
+MANY, ALONE = 40, 20  # rows of one request, and requests of one row
 START = """
 import runpy, sys
 sys.modules["mlflow"] = None
@@ -82,6 +88,59 @@ def test_counts_that_are_kept_in_one_place_are_seen_to_mix(
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(AssertionError):
         require_own_counts(released, source)
+
+
+def require_bins(project: Project, source: Path | None = None) -> None:
+    """Ask two workers for one row and for many; soon each row must be in a bin of each feature and of the output."""
+    rows = pq.read_table(project.path / "data/test.parquet").slice(0, MANY)
+    sent = door.to_json(rows, project.contract)
+    with serve(project, "--workers", "2", "--alone", source=source) as client:
+        for few in [sent, *([row] for row in sent[:ALONE])]:
+            assert client.post("/predict", json={"rows": few}, headers={"connection": "close"}).status_code == 200
+        expected = {feature.name: len(sent) + ALONE for feature in features(project.contract)} | {"": len(sent) + ALONE}
+
+        def in_bins() -> dict[str, int]:
+            found: Counter[str] = Counter()
+            for line in client.get("/metrics").text.splitlines():
+                if counted := re.match(r"model_(?:feature|output)_bin_total{(.*)} ([\d.]+)", line):
+                    name = re.search(r'feature="(.*?)"', counted[1])
+                    found[name[1] if name else ""] += int(float(counted[2]))
+            return dict(found)
+
+        assert until(lambda: in_bins() == expected, 5), in_bins()
+
+
+def test_the_rows_of_all_workers_are_soon_in_their_bins(released: Project) -> None:
+    require_bins(released)
+
+
+def test_rows_that_are_never_put_into_bins_are_missed(released: Project, tmp_path: Path) -> None:
+    source = shutil.copytree(ROOT / "src", tmp_path / "src")
+    (path,) = source.glob("*/serving/metrics.py")
+    counted, text = "    def settle(self) -> None:\n", path.read_text(encoding="utf-8")
+    assert text.count(counted) == 1
+    path.write_text(text.replace(counted, f"{counted}        return\n"), encoding="utf-8")
+    with pytest.raises(AssertionError):
+        require_bins(released, source)
+
+
+def test_the_memory_of_a_worker_that_died_is_not_counted(released: Project) -> None:
+    def size(client: httpx.Client) -> float:
+        found = re.search(r"^service_resident_bytes (\S+)", client.get("/metrics").text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def numbers() -> set[int]:
+        return {one["pid"] for one in store_of(released).reports()}
+
+    with serve(released, "--workers", "2", "--alone") as client:
+        wait_for_workers(released, 2)
+        assert until(lambda: size(client) > 0, 10)
+        dead = numbers()
+        for number in dead:
+            os.kill(number, signal.SIGKILL)
+        assert until(lambda: len(numbers()) == len(dead) and not numbers() & dead, 60)
+        held = sum(psutil.Process(number).memory_info().rss for number in numbers())
+        assert until(lambda: abs(size(client) / held - 1) < 0.2, 10), (size(client), held)
 
 
 def test_a_move_reaches_all_replicas_and_waits_for_none_that_was_stopped(released: Project) -> None:

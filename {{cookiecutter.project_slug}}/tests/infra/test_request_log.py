@@ -16,12 +16,13 @@ import pytest
 
 from flight_delays.errors import InputError
 from flight_delays.serving import controller, door, ecs, moves
-from flight_delays.serving.app import build, tell
+from flight_delays.serving.app import build
 from flight_delays.serving.ecs import Log, trace_of
 from flight_delays.serving.guard import Guard, Keys, Rates, make_key
 from flight_delays.serving.release import SHADOW, Release, Store
 from flight_delays.serving.roles import Served
 from flight_delays.serving.service import Service
+from flight_delays.serving.worker import tell
 
 from tests.conftest import MARKER, Project
 from tests.service import environment

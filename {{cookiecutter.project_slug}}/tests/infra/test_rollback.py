@@ -105,8 +105,8 @@ def spoil(folder: Path, name: str, before: str, after: str) -> Path:
     fault="a worker restarts in order to load another model",
 )
 def test_a_restart_in_the_midst_of_requests_is_counted(promoted: Project, tmp_path: Path) -> None:
-    restart = "guard.app = lambda *_: __import__('os')._exit(1)"  # with the next request, so that one is under way
-    source = spoil(tmp_path / "src", "app.py", "guard.app = build(service)", restart)
+    restart = "Lane.__call__ = lambda *_: __import__('os')._exit(1)"  # with the next request, so that one is under way
+    source = spoil(tmp_path / "src", "worker.py", "rest.build()\n        metrics", f"{restart}\n        metrics")
     with (
         serve(promoted, "--workers", str(WORKERS), "--alone", source=source) as client,
         pytest.raises(pytest.fail.Exception, match=r"of [\d,]+ requests failed during the rollback: "),

@@ -21,7 +21,8 @@ from flight_delays.explain import explain, find
 from flight_delays.model import Model, fit, make_estimator
 from flight_delays.serving import door
 from flight_delays.serving.__main__ import reserve
-from flight_delays.serving.app import MAX_BYTES, create_app
+from flight_delays.serving.app import create_app
+from flight_delays.serving.lane import MAX_BYTES
 from flight_delays.serving.roles import MAX_ROWS
 from flight_delays.serving.service import MAX_LISTED
 from flight_delays.steps import draw, tell

@@ -130,6 +130,40 @@ def test_several_threads_get_their_own_answers(both: Both) -> None:
     assert wrong == []
 
 
+MANY_AT_ONCE = f"""
+import sys, threading, time
+from pathlib import Path
+import numpy as np
+from {booster.__name__} import Booster
+path, end, wrong = Path(sys.argv[1]), time.monotonic() + 6, []
+model = Booster(path)
+X = np.random.default_rng(0).normal(size=(400, model.features))
+wanted = np.array([model.predict(X[place : place + 1])[0] for place in range(400)])
+def ask(rows):
+    while time.monotonic() < end:
+        if not np.array_equal(model.predict(X[:rows]), wanted[:rows]):
+            wrong.append(rows)
+def load():
+    while time.monotonic() < end:
+        Booster(path)
+threads = [threading.Thread(target=ask, args=(rows,)) for rows in (10, 20, 64, 400)]
+threads.append(threading.Thread(target=load))
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert not wrong, wrong
+"""
+
+
+def test_few_rows_many_rows_and_new_models_do_not_disturb_each_other(both: Both, tmp_path: Path) -> None:
+    """The library's buffers are sized by a number of threads that all calls of a process share."""
+    both("binary")
+    command = [sys.executable, "-c", MANY_AT_ONCE, str(tmp_path / "model.txt")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+
+
 def test_rows_of_another_width_are_refused(both: Both) -> None:
     ours, _ = both("binary")
     for wrong in (made()[:, :5], made()[0], np.ones((1, 7)), np.ones((1, 6, 1))):

@@ -208,12 +208,12 @@ def found_by_the_pipeline(project: Project, entry: Violation, folder: Path) -> l
         table = table.set_column(table.column_names.index(column.name), column.name, pa.array(values, kind))
     folder.mkdir()
     pq.write_table(table, folder / "broken.parquet")
-    server = contract.server.model_copy(update={"path": str(folder / "broken.parquet")})
+    moved = replace(contract, source=contract.source | {"path": str(folder / "broken.parquet")})
     try:
-        ingest(replace(contract, server=server), folder / "rows.parquet")
+        ingest(moved, folder / "rows.parquet")
     except InputError as error:
         return [str(error)]
-    judged = validate(replace(contract, server=server), folder / "rows.parquet", docs=None)
+    judged = validate(moved, folder / "rows.parquet", docs=None)
     return [message(one, folder / "rows.parquet") for one in judged if not one["success"]]
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -82,6 +83,17 @@ def sync(store: Store) -> Release:
         )
     describe(known, release)
     return release
+
+
+def _sync_or_go_on(store: Store) -> None:
+    """Serve what the store has where it cannot be brought in step: a registry that is away stops nobody."""
+    try:
+        sync(store)
+    except Exception as error:
+        if store.read() is None:
+            raise
+        why = str(error).splitlines()[0][:200]
+        print(f"warning: what the store has is served, as before ({why})", file=sys.stderr)
 
 
 def tell(store: Store, known: "Registry") -> None:
@@ -289,7 +301,10 @@ def main() -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("show", help="what is served, and what was decided")
-    commands.add_parser("sync", help="bring what the registry says into the service, and the other way round")
+    syncing = commands.add_parser("sync", help="bring what the registry says into the service, and the other way round")
+    syncing.add_argument(
+        "--if-possible", action="store_true", help="where it is not, what the store has is served: then end well"
+    )
     trying = commands.add_parser("canary", help="try a registered version on live requests")
     trying.add_argument("version")
     trying.add_argument("--mode", default=None, help="canary or shadow")
@@ -307,7 +322,7 @@ def main() -> None:
     if chosen.command == "show":
         show(store)
     elif chosen.command == "sync":
-        sync(store)
+        _sync_or_go_on(store) if chosen.if_possible else sync(store)
     elif chosen.command == "rollback":
         rollback(store, chosen.reason)
     else:

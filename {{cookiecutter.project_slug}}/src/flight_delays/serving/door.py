@@ -50,7 +50,7 @@ KINDS = {
 _SHOWN = 80  # characters of a value
 ENOUGH = 1_000  # violations; to find all those of a small body may take seconds
 _BLOCK = 256  # rows read before it is asked whether these are enough
-_TINY = re.compile(rb":\d\d:\d\d\.\d{7}")  # begins with what is rare, so that it is found at once
+_TINY = re.compile(rb"\.(?<=:\d\d\.)\d{7}")  # begins with what is rare, so that it is found at once
 # A column's custom property: let a value pass that breaks a rule, and count it.
 ON_VIOLATION, WARN = "onViolation", "warn"
 _COUNTABLE = frozenset(MESSAGES) - {"rows", "row", "unknown", "missing", "type", "finite"}
@@ -63,6 +63,7 @@ _PYTHON: dict[str, Any] = {
     "time": time,
     "timestamp": datetime,
 }
+_encode = msgspec.json.Encoder().encode
 _BOUNDS = {"minimum": "ge", "maximum": "le", "exclusiveMinimum": "gt", "exclusiveMaximum": "lt"}
 _WORDS = {"integer": _BOUNDS, "number": _BOUNDS, "string": {"minLength": "min_length", "maxLength": "max_length"}}
 
@@ -131,7 +132,7 @@ class Request:
     rows
         A tuple of the feature columns' values for each row, as Python has them.
     json
-        The same as a JSON array of objects, dates and times in ISO 8601.
+        The same as a JSON array of arrays, dates and times in ISO 8601.
     warnings
         What breaks a rule that the contract only wants counted.
     """
@@ -153,6 +154,11 @@ class Door:
         The model's.
     most
         So many rows in a request.
+
+    Attributes
+    ----------
+    columns
+        The names of the columns as a JSON array, in the order of a request's values.
     """
 
     def __init__(self, contract: Contract, most: int) -> None:
@@ -162,7 +168,7 @@ class Door:
         )
         kinds = [_typed(column) for column in contract.features]
         self._decode = _decoder(contract, [kind for kind, _ in kinds], most)
-        self._encode = msgspec.json.Encoder().encode
+        self.columns = _encode([column.name for column in contract.features])
         self._timed = any(column.type in {"time", "timestamp"} for column in contract.features)
         self._left = [
             (place, test)
@@ -199,8 +205,8 @@ class Door:
             return self._explain(body)
         try:
             rows = self._decode(body).rows
-            values = [msgspec.structs.astuple(row) for row in rows]
-            encoded = self._encode(rows)
+            values = list(map(msgspec.structs.astuple, rows))
+            encoded = _encode(values)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return self._explain(body)
         return (Request(values, encoded, []), []) if self._passes(values) else self._explain(body)
@@ -250,14 +256,16 @@ class Door:
             return Request([], b"[]", counted), refused
         table = pa.concat_tables(tables)
         values = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
-        return Request(values, msgspec.json.encode(to_json(table, self.contract)), counted), []
+        return Request(values, _encode(values), counted), []
 
 
 def _decoder(contract: Contract, kinds: list[Any], most: int) -> Callable[[bytes], Any]:
     names = [f"c{place}" for place in range(len(kinds))]
     named = {name: column.name for name, column in zip(names, contract.features, strict=True)}
     try:
-        row = msgspec.defstruct("Row", list(zip(names, kinds, strict=True)), rename=named, forbid_unknown_fields=True)
+        row = msgspec.defstruct(
+            "Row", list(zip(names, kinds, strict=True)), rename=named, forbid_unknown_fields=True, gc=False
+        )
         rows: Any = Annotated[list[row], msgspec.Meta(min_length=1, max_length=most)]  # type: ignore[valid-type]
         request = msgspec.defstruct("Request", [("rows", rows)], forbid_unknown_fields=True)
         return msgspec.json.Decoder(request).decode

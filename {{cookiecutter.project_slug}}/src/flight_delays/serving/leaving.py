@@ -4,6 +4,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -54,9 +56,28 @@ class Server(uvicorn.Server):
 
 
 class Workers(Multiprocess):
-    """The same for several workers."""
+    """The same for several workers; the memory of one that has gone is no longer counted."""
 
     seconds = 0.0
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace those that have died."""
+        with self._those_that_go():
+            super().keep_subprocess_alive()
+
+    def restart_all(self) -> None:
+        """Replace all, one after the other."""
+        with self._those_that_go():
+            super().restart_all()
+
+    @contextmanager
+    def _those_that_go(self) -> Iterator[None]:
+        from prometheus_client.multiprocess import mark_process_dead
+
+        before = {process.pid for process in self.processes}
+        yield
+        for number in before - {process.pid for process in self.processes}:
+            mark_process_dead(number)
 
     def handle_term(self) -> None:
         """Stop the workers, once it has been seen that they will."""

@@ -27,7 +27,7 @@ from flight_delays.errors import InputError
 
 Record = dict[str, Any]
 _PLAIN, _PACKED = ".jsonl", ".jsonl.gz"
-_CHUNK = 2**18  # bytes compressed at once
+_CHUNK = 2**20  # bytes compressed at once
 _END = 2**20  # bytes from a file's end in which its latest records are looked for
 _LOOK = 1.0  # seconds after which the file's age, and whether it still is in its folder, are looked at again
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
@@ -122,8 +122,12 @@ class PredictionLog:
             name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}{_PLAIN}"
             with suppress(FileExistsError):
                 file = os.open(self._folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
-                if _lock(file):
-                    return file
+                try:
+                    if _lock(file):
+                        return file
+                except OSError:
+                    os.close(file)
+                    raise
                 os.close(file)  # another log took it for a finished one in the instant before it was locked
 
     def _make_folder(self) -> None:
@@ -137,12 +141,13 @@ class PredictionLog:
             if os.fstat(self._file).st_size == self._size:
                 return  # nothing does, so the file can be used on
             os.ftruncate(self._file, self._size)
-        self._leave()
+        with suppress(OSError):
+            self._leave()
 
     def _leave(self) -> None:
         if self._file is not None:
-            os.close(self._file)
-            self._file = None
+            file, self._file = self._file, None  # also where closing fails, as it may on a network
+            os.close(file)
             self._finished.set()
 
     def _failure(self, error: OSError) -> LogFullError:
@@ -151,7 +156,10 @@ class PredictionLog:
     def _pack(self) -> None:
         while self._finished.wait() and not self._closing.is_set():
             self._finished.clear()
-            for path in sorted(self._folder.glob(f"*{_PLAIN}")):
+            paths: list[Path] = []
+            with suppress(OSError):  # the folder goes in this moment
+                paths = sorted(self._folder.glob(f"*{_PLAIN}"))
+            for path in paths:
                 with suppress(OSError):  # no space: the file stays as it is, and is tried again after the next one
                     _compress(path, self._closing)
 
@@ -213,7 +221,8 @@ def read(folder: Path, since: datetime | None = None, torn: list[Path] | None = 
     since
         Leave out what is older; with its offset from UTC.
     torn
-        Is given each file whose last line is torn, as a power cut leaves it. That record was never acknowledged.
+        Is given each file whose last line is torn, as a power cut leaves it, or still being written. That record was
+        not acknowledged.
 
     Raises
     ------
@@ -226,24 +235,30 @@ def read(folder: Path, since: datetime | None = None, torn: list[Path] | None = 
         file = _open(folder, name, since)
         if file is None:
             continue
-        path, fault = Path(str(file.name)), 0
+        path = Path(str(file.name))
         with file:
             try:
-                for number, line in enumerate(file, 1):
-                    if fault:
-                        break
-                    record = _parse(line)
-                    if record is None:
-                        fault = number
-                    elif since is None or record["at"] >= _text(since):
+                for record in _records(file, path, torn):
+                    if since is None or record["at"] >= _text(since):
                         yield record
-                else:
-                    if fault and torn is not None:
-                        torn.append(path)
-                    continue
             except _DAMAGED as error:
                 raise InputError(f"{path} is damaged ({error}): take it back from a backup, or move it away") from None
-        raise InputError(f"{path}, line {fault} is no record: mend the line, or delete it")
+
+
+def _records(file: BinaryIO, path: Path, torn: list[Path] | None) -> Iterator[Record]:
+    fault = 0
+    for number, line in enumerate(file, 1):
+        if fault:
+            raise InputError(f"{path}, line {fault} is no record: mend the line, or delete it")
+        record = _parse(line)
+        if record is not None:
+            yield record
+            continue
+        fault = number
+        if not line.endswith(b"\n"):
+            break  # the rest may come while this is read
+    if fault and torn is not None:
+        torn.append(path)
 
 
 def latest(folder: Path, most: int) -> list[Record]:
@@ -353,9 +368,12 @@ def _parse(line: bytes) -> Record | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        return _decode(line)
-    except ValueError:
+        record = _decode(line)
+        if "columns" in record:  # which stand there once for all rows
+            record["rows"] = [dict(zip(record["columns"], row, strict=True)) for row in record["rows"]]
+    except (KeyError, TypeError, ValueError):
         return None
+    return record
 
 
 def _text(when: datetime) -> str:

@@ -1,28 +1,31 @@
 """What happens before a request is one? Too many are refused at once, and clients that dawdle are let go.
 
-Work begins when a request is here as a whole, so a client that sends slowly keeps nobody else waiting; only what is
+A request gets in line when it is here as a whole, so a client that sends slowly keeps nobody else waiting; only what is
 larger than the buffer is begun before. Refusing costs a small part of answering, since no task is made for it: with
 several times the load that can be carried, what is let in is still answered in time.
 """
 
 import asyncio
+import functools
 import json
 from collections import deque
 from http import HTTPStatus
 from typing import Any, ClassVar
 
+import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from flight_delays.serving import guard, metrics
 from flight_delays.serving.ecs import Log
+from flight_delays.serving.line import Line
 
-MOST_WAITING = 32  # requests at work or waiting for it in a process: some ten milliseconds of work
-MOST_RECEIVING = MOST_WAITING // 2  # of these, not yet here as a whole
+MOST_RECEIVING = 16  # requests at work in a process that are not yet here as a whole
 RECEIVE_SECONDS = 20.0  # from a connection's first moment, or a request's first byte, to its last byte
 TELL_SECONDS = 10.0  # between two lines in the log about an overload
 SEND_SECONDS = 20.0  # in which a client takes what is more than a buffer of its answer
-MOST_HEAD = 2**16  # bytes of a request before its body
+MOST_HEAD = 2**16  # bytes of a request before its body, and again between and after the parts of one
+_WISHES = frozenset({b"connection", b"http2-settings", b"upgrade"})
 _NEVER_REFUSED = ("/health/", "/metrics")  # whoever watches must see an overload, and not take it for a death
 
 
@@ -33,6 +36,7 @@ def _answer(status: HTTPStatus, detail: str, *headers: tuple[bytes, bytes]) -> b
     return b"\r\n".join([*lines, b"", body])
 
 
+_OK = b"HTTP/1.1 2"
 _CLOSE = (b"connection", b"close")
 BUSY = _answer(
     HTTPStatus.SERVICE_UNAVAILABLE, "too many requests at once: try again in a moment", (b"retry-after", b"1")
@@ -42,14 +46,40 @@ _LARGE = _answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's head
 _WRONG = _answer(HTTPStatus.BAD_REQUEST, "this is not HTTP", _CLOSE)
 
 
+class _Whole:
+    """Sends the head of an answer together with the first of its body: half the calls, and half the packets."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self._head = transport, b""
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(_OK):
+            self._head = data
+            return
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        """Send a head that nothing came after."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+
 class Protocol(HttpToolsProtocol):
     """HTTP as uvicorn speaks it, with limits on requests at once, on their heads, and on the time that clients take."""
 
     _deadline: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
     _held: tuple[RequestResponseCycle, Any] | None = None  # a request that is not begun before it is whole
-    _head = 0  # bytes received of a request whose head is not complete
-    _begun = False  # whether it began in what came last
+    _in_head = False  # whether a request's head is not complete
+    _beside = 0  # bytes received of a request since its first one, or the last one of its body
+    _moved = False  # whether one of these was in what came last
     log: ClassVar[Log | None] = None
     _told: ClassVar[float] = 0.0  # when it was last written down that there are too many requests
     _receiving: ClassVar[set["Protocol"]] = set()  # of this process: those with a request that is begun and not whole
@@ -57,6 +87,11 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock: a client that connects wants to say something."""
         super().connection_made(transport)
+        shared = vars(self.server_state)
+        if "line" not in shared:
+            shared["line"] = Line(self.loop)
+        self._line: Line = shared["line"]
+        self._whole = _Whole(transport)
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -68,15 +103,44 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came, unless it is an endless head; what was no request leaves the connection idle."""
-        self._begun = False
-        super().data_received(data)
-        if not self._head:
+        """Take what came, unless it is an endless head or trailer; what was no request leaves the connection idle."""
+        self._moved = False
+        self._unset_keepalive_if_required()
+        self._feed(data)
+        if not self._in_head:
             self._rest()
-        elif not self._begun:  # else most of it may belong to the requests before
-            self._head += len(data)
-            if self._head > MOST_HEAD:
+        if self._deadline and not self._moved:  # else most of it may belong to a body, or to the requests before
+            self._beside += len(data)
+            if self._beside > MOST_HEAD:
                 self._end(_LARGE)
+
+    def _feed(self, data: bytes) -> None:
+        """Read what came; a wish for another protocol is passed over, as RFC 9110, section 7.8, allows."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                try:
+                    self.parser.feed_data(rest)
+                    return
+                except httptools.HttpParserUpgrade as wish:  # it takes the body for the other protocol's
+                    if self.parser.get_method() == b"CONNECT":
+                        self.send_400_response("")
+                        return
+                    rest = rest[wish.args[0] :]
+                    self._read_again()
+        except httptools.HttpParserError:
+            self.send_400_response("")
+
+    def _read_again(self) -> None:
+        """Read a head once more, without what is wished for there."""
+        version = self.parser.get_http_version().encode()
+        line = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, version)
+        kept = [pair for pair in self.headers if pair[0] not in _WISHES]
+        asked = (word.strip() for name, value in self.headers if name == b"connection" for word in value.split(b","))
+        kept += [(b"connection", word) for word in asked if word.lower() not in _WISHES]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self.parser.feed_data(line + b"".join(b"%s: %s\r\n" % pair for pair in kept) + b"\r\n")
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP; after a part of an answer nothing more is said."""
@@ -86,17 +150,20 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Start the clock for one request."""
         self._expect()
-        self._head, self._begun = 1, True
+        self._in_head, self._beside, self._moved = True, 0, True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Begin a request, or hold it until its body is here."""
-        self._head = 0
+        self._in_head = False
+        if self.parser.should_upgrade():
+            return  # it is read again
         super().on_headers_complete()
         self.headers = deque(maxlen=0)  # type: ignore[assignment]  # what comes after the body is no header
 
     def on_body(self, body: bytes) -> None:
         """Collect a body, and begin a large one."""
+        self._beside, self._moved = 0, True
         super().on_body(body)
         if self._held and len(self.cycle.body) > HIGH_WATER_LIMIT:
             self._begin(*self._held)
@@ -104,6 +171,8 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Stop the clock: all of the request is here."""
         self._arrived()
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
         if self._held:
             self._begin(*self._held)
@@ -111,6 +180,7 @@ class Protocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on with the next request, or wait for it."""
         self._receiving.discard(self)
+        self._whole.flush()
         super().on_response_complete()
         if self.transport.is_closing() and self.transport.get_write_buffer_size() and not self._unread:
             self._unread = self.loop.call_later(SEND_SECONDS, self.transport.abort)
@@ -146,11 +216,16 @@ class Protocol(HttpToolsProtocol):
 
     def _begin(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._held = None
-        room = len(self.tasks) < MOST_WAITING and not (cycle.more_body and len(self._receiving) >= MOST_RECEIVING)
-        if room or cycle.scope["path"].startswith(_NEVER_REFUSED):
+        cycle.transport = self._whole  # type: ignore[assignment]
+        if cycle.scope["path"].startswith(_NEVER_REFUSED):
+            super()._start_asgi_task(cycle, app)
+            return
+        if self._line.has_room(len(self.tasks) - len(self._receiving)) and not (
+            cycle.more_body and len(self._receiving) >= MOST_RECEIVING
+        ):
             if cycle.more_body:
                 self._receiving.add(self)
-            super()._start_asgi_task(cycle, app)
+            self._line.add(functools.partial(super()._start_asgi_task, cycle, app))
             return
         metrics.OVERLOADED.inc()
         self._tell()
@@ -193,14 +268,14 @@ class Protocol(HttpToolsProtocol):
         self._deadline = None
         if self.transport.is_closing():
             self.transport.abort()
-        elif self._head or self._held or not self._idle():
+        elif self._in_head or self._held or not self._idle():
             self._end(_LATE)
         else:  # nothing was asked, or what is asked has been answered before it was here
             self.transport.close()
 
     def _end(self, words: bytes) -> None:
         """Close the connection, with words where they cannot be taken for a part, or for another request's answer."""
-        self._head, waiting = 0, self._held is None and not self._idle()
+        self._in_head, waiting = False, self._held is None and not self._idle()
         if waiting and (self.cycle.response_started or self.pipeline or not self.cycle.more_body):
             self.transport.abort()
         else:

@@ -14,6 +14,7 @@ Several replicas may share one store: what a process writes by itself is named b
 """
 
 import contextlib
+import errno
 import fcntl
 import filecmp
 import getpass
@@ -190,12 +191,7 @@ class Store:
         release
             All of it.
         """
-        handle, name = tempfile.mkstemp(dir=self.folder, prefix=".release-")
-        with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123 (a descriptor)
-            json.dump(asdict(release), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).rename(self.file)
+        _put(self.file, json.dumps(asdict(release), indent=1), sync=True)
 
     def record(self, kind: str, content: dict[str, Any]) -> None:
         """Add a line to the history.
@@ -206,11 +202,20 @@ class Store:
             `release` or `decision`.
         content
             Plain data.
+
+        Raises
+        ------
+        OSError
+            The line is not there, or not whole; what comes after it begins a line of its own.
         """
         line = json.dumps({"kind": kind, "at": datetime.now(UTC).isoformat(timespec="milliseconds")} | content) + "\n"
-        handle = os.open(self.history, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        handle = os.open(self.history, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(handle, line.encode())
+            size = os.fstat(handle).st_size
+            whole = not size or os.pread(handle, 1, size - 1) == b"\n"
+            data = (line if whole else "\n" + line).encode()
+            if os.write(handle, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.history))
         finally:
             os.close(handle)
 
@@ -244,11 +249,7 @@ class Store:
         loaded
             Plain data; the process's number is added.
         """
-        goal = self._own_report
-        handle, name = tempfile.mkstemp(dir=self.workers, prefix=".")
-        with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123 (a descriptor)
-            json.dump(loaded | {"pid": os.getpid()}, file)
-        Path(name).rename(goal)
+        _put(self._own_report, json.dumps(loaded | {"pid": os.getpid()}))
 
     def leave(self) -> None:
         """Take this process's report back: nobody is to wait for it any more."""
@@ -278,6 +279,21 @@ def digest(*paths: Path) -> str:
             for block in iter(lambda: file.read(1 << 20), b""):
                 found.update(block)
     return found.hexdigest()
+
+
+def _put(goal: Path, text: str, *, sync: bool = False) -> None:
+    """Replace a file as a whole; where that fails, all is as before."""
+    handle, name = tempfile.mkstemp(dir=goal.parent, prefix=".")
+    try:
+        with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123 (a descriptor)
+            file.write(text)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        Path(name).rename(goal)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def _same(one: Path, other: Path) -> bool:

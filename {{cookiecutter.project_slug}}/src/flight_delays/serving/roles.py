@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -22,8 +23,6 @@ from flight_delays.serving.release import REPORT_SECONDS, Release, Store
 
 MAX_ROWS = 10_000  # of a request
 WATCH_SECONDS = 0.1  # between two looks at what is to be served
-_FEW = 16  # rows; from here on an Arrow table is faster than a row at a time
-_MANY = 256  # rows; from here on tables are faster than trees
 _KEYS = 2**32
 
 
@@ -46,8 +45,9 @@ class Loaded:
         self.version, self.model = version, model
         self.door = Door(model.contract, MAX_ROWS)
         self.bins, self.output_bins = bins or {}, output_bins
-        self._encode_row = features.row_encoder(model.contract)
+        self._encode = features.encoder(model.contract)
         self._quick: Callable[[Floats], Floats] | None = None
+        self._pace = math.inf  # milliseconds a row, at the fastest that was seen of many rows
 
     @classmethod
     def read(cls, version: str, folder: Path) -> "Loaded":
@@ -69,25 +69,13 @@ class Loaded:
         golden.check(model, folder)
         return cls(version, model, *reference.read(folder))
 
-    def encode(self, request: Request) -> Floats:
-        """Turn rows into numbers, by the one encoding.
+    def score(self, request: Request) -> tuple[Floats, Floats, float]:
+        """Encode and predict, by the one encoding.
 
         Parameters
         ----------
         request
             Let in by this model's door, or one for the same columns.
-        """
-        if len(request.rows) < _FEW:
-            return np.array([self._encode_row(row) for row in request.rows])
-        return features.encode(self.door.table(request), self.model.contract)
-
-    def score(self, request: Request) -> tuple[Floats, Floats, float]:
-        """Encode and predict.
-
-        Parameters
-        ----------
-        request
-            As for `encode`.
 
         Returns
         -------
@@ -100,12 +88,24 @@ class Loaded:
             An output is not a finite number, or there is not one for each row.
         """
         start = time.perf_counter()
-        X = self.encode(request)
-        output = self.model.predict(X) if len(X) < _MANY else self._predict_many(X)
+        X = self._encode(request.rows)
+        output = self.model.predict(X) if len(X) < forest.FEW_ROWS else self._predict_many(X)
         taken = (time.perf_counter() - start) * 1e3
+        if len(X) > forest.FEW_ROWS:
+            self._pace = min(self._pace, taken / len(X))
         if len(output) != len(X) or not np.isfinite(output).all():
             raise UnsoundError("the model gave an output that is not a finite number")
         return X, output, taken
+
+    def expected(self, rows: int) -> float:
+        """Give the milliseconds in which so many rows may be encoded and predicted; 0 for few.
+
+        Parameters
+        ----------
+        rows
+            Of a request.
+        """
+        return 0.0 if rows <= forest.FEW_ROWS else rows * self._pace
 
     def _predict_many(self, X: Floats) -> Floats:
         """Predict to the same bits by tables, made beside the requests once the first many rows have come."""
@@ -137,6 +137,16 @@ class Roles:
     release: Release
     champion: Loaded
     challenger: Loaded | None = None
+
+    def expected(self, rows: int) -> float:
+        """Give the milliseconds in which the slower of the two may encode and predict so many rows.
+
+        Parameters
+        ----------
+        rows
+            Of a request.
+        """
+        return max(one.expected(rows) for one in (self.champion, self.challenger) if one)
 
     def assigned(self, key: str) -> bool:
         """Whether requests with this key fall into the challenger's share; the same key always does or does not.

@@ -48,6 +48,7 @@ VARIABLES = {  # of the environment, and what each says
     "LOG": "the least urgent lines that the service writes",
     "COMMIT": "that an image was made from",
     "REGISTRY": "where the containers of `make stack` find MLflow",
+    "STACK_USER": "under which numbers, user:group, the containers of `make stack` run",
     "OSV_URL": "a mirror of https://osv.dev",
     "UV_PROJECT_ENVIRONMENT": "of uv: where the environment is, if it is not the one that runs",
     "CI": "set where a run is nobody's to watch",

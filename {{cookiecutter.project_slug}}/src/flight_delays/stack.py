@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from flight_delays.errors import InputError, report_errors
 from flight_delays.settings import given, without_password
 
-FOLDER = Path(".secrets")
+FOLDER, REPORTS = Path(".secrets"), Path("reports")
 NOBODY = "http://127.0.0.1:9/"
 _KEYS = ("client", "metrics", "monitor")
 _WORDS = (
@@ -112,10 +112,13 @@ def require_registry(uri: str) -> None:
 def main() -> None:
     """Make the secrets, and check the registry that the environment names as `REGISTRY`."""
     require_registry(given("REGISTRY"))
+    if os.getuid() == 0 and (user := given("STACK_USER")):  # who reports there what the jobs in containers find
+        REPORTS.mkdir(exist_ok=True)
+        os.chown(REPORTS, *map(int, user.split(":")))
     if made := make_secrets():
         print(f"made in {FOLDER}/, never to be committed: {', '.join(made)}")
     if (FOLDER / "alert_webhook").read_text(encoding="utf-8").strip() == NOBODY:
-        print(f"alerts reach nobody yet: put the address of a chat, pager or ticket system into {FOLDER}/alert_webhook")
+        print(f"alerts reach nobody yet: put an address for them into {FOLDER}/alert_webhook, see ops/alertmanager")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,15 @@
 """Does each alert fire on its fault, alone, and on nothing else?"""
 
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
+
+from flight_delays.monitoring.__main__ import Watch
+from flight_delays.serving.release import Release, Store
 
 from tests.alerts import HEALTHY, RULES, firing, names
 from tests.conftest import ROOT
@@ -44,7 +50,7 @@ FAULTS: dict[str, tuple[dict[str, str], str]] = {
     "ModelRefused": ({'model_refused{instance="a"}': "0x60 1x3000"}, "65m"),
     "ModelTooOld": ({'model_age_seconds{version="1"}': "4000000+60x3000"}, "2h"),
     "QualityLost": ({'model_quality_worse{version="1", window="7d", score="roc_auc"}': "0x60 1x3000"}, "61m"),
-    "LabelsMissing": ({"labels_missing_rows": "100x60 6000x3000"}, "3h"),
+    "LabelsMissing": ({'labels_due_rows{state="missing"}': "100x60 6000x3000"}, "3h"),
     "LabelsContradict": ({'labels_rows{state="contradicting"}': "2x60 9x3000"}, "65m"),
     "ServedOtherwise": ({'skew_values{result="different"}': "0x60 3x3000"}, "61m"),
     "ChallengerRolledBack": ({'release_decisions{action="roll back"}': "1x60 2x3000"}, "65m"),
@@ -79,6 +85,50 @@ def test_good_health_raises_no_alert(at: str) -> None:
 def test_a_service_that_nobody_knows_of_is_down() -> None:
     gone = {series: "_x3000" for series in HEALTHY if series.startswith('up{job="service"')}
     assert firing(gone, "1h") == {"ServiceDown"}
+
+
+def test_a_disk_is_as_full_as_df_has_it(tmp_path: Path) -> None:
+    shown = {one.name: one.value for metric in Watch(Store(tmp_path)).collect() for one in metric.samples}
+    told = subprocess.run(["df", "-P", str(tmp_path)], capture_output=True, text=True, check=True).stdout
+    full = re.search(r"(\d+)%", told)
+    assert full
+    assert 100 * (1 - shown["store_free_bytes"] / shown["store_size_bytes"]) == pytest.approx(int(full[1]), abs=1)
+
+
+@pytest.mark.parametrize(
+    ("faults", "expected"),
+    [
+        ({'up{job="service", instance="b"}': "1x30 _x3000"}, "ServiceDown"),  # as Docker's names forget who has ended
+        ({"prediction_log_newest_timestamp_seconds": "_x3000"}, "PredictionLogSilent"),
+        (
+            {"prediction_log_newest_timestamp_seconds": "_x3000", 'up{job="monitor", instance="m"}': "1x20 0x3000"},
+            "MonitorDown",  # which sees no log because it sees nothing
+        ),
+        (
+            {'labels_due_rows{state="missing"}': "6000x3000", 'labels_due_rows{state="labelled"}': "0x3000"},
+            "LabelsMissing",
+        ),
+        ({'model_quality_worse{version="0", window="30d", score="roc_auc"}': "1x3000"}, ""),  # it was rolled back
+    ],
+)
+def test_what_is_not_there_is_seen_where_it_should_be(faults: dict[str, str], expected: str) -> None:
+    assert firing(faults, "2h") == {expected} - {""}
+
+
+def test_as_many_replicas_are_expected_as_there_are() -> None:
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+    replicas = compose["services"]["service"]["deploy"]["replicas"]
+    assert f'count(up{{job="service"}}) < {replicas}\n' in RULES[1].read_text(encoding="utf-8")
+
+
+def test_what_never_happened_is_counted_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A series that begins with its first fault has not changed then, so no alert would see that one."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "contract.yaml", tmp_path)
+    store = Store(tmp_path / "store")
+    store.publish(Release("1"))
+    shown = {(one.name, *one.labels.values()): one.value for metric in Watch(store).collect() for one in metric.samples}
+    assert shown["release_decisions", "roll back"] == shown["labels_rows", "contradicting"] == 0
 
 
 def test_what_is_recorded_is_there_at_each_evaluation() -> None:

@@ -164,8 +164,12 @@ def test_labels_that_do_not_come_are_counted(asked: Served) -> None:
     rest = len(asked.truth) - len(half)
     found = quality.measure(asked.store, params("monitor"), {})
     assert (found["waiting"], found["missing"]) == (rest, 0)
+    assert found["due"] == {"missing": 0, "labelled": 0}
     later = quality.measure(asked.store, params("monitor"), {}, datetime.now(UTC) + timedelta(days=8))
     assert (later["waiting"], later["missing"]) == (0, rest)
+    assert later["due"] == {"missing": rest, "labelled": len(half)}
+    at_last = quality.measure(asked.store, params("monitor"), {}, datetime.now(UTC) + timedelta(days=15))
+    assert at_last["due"] == {"missing": 0, "labelled": 0}  # what is not there after two weeks is old news
     assert later["problems"] == []  # nothing is known that it could be compared with
 
 
@@ -201,6 +205,15 @@ def test_files_that_lie_ready_are_taken_in_and_a_bad_one_keeps_nobody_back(asked
     assert [path.name for path in asked.store.incoming.iterdir() if path.is_file()] == ["2.jsonl"]
     (asked.store.incoming / "2.jsonl").unlink()
     assert sum(labels.take_incoming(asked.store, asked.contract, 7).values()) == 0
+
+
+def test_without_any_label_it_is_known_how_many_are_missing(asked: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVING_DIR", str(asked.store.folder))
+    ran = Project(Path.cwd()).run("python", "-m", quality.__name__)
+    assert ran.returncode == 1
+    assert "error: no prediction has a label yet: `make labels INPUT=…` takes them in\n" in ran.stderr
+    report = json.loads(quality.REPORT.read_text(encoding="utf-8"))
+    assert (report["windows"], report["waiting"]) == ([], len(asked.truth))
 
 
 def test_a_file_without_the_target_is_refused(asked: Served) -> None:

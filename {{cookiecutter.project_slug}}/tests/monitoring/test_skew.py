@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -141,10 +142,9 @@ def place_of_most_numbers(stored: Project) -> int:
 )
 def test_an_offset_in_the_service_is_named(stored: Project, tmp_path: Path, changed: Callable[[Project], None]) -> None:
     place = place_of_most_numbers(stored)
-    step = f"(lambda step: (step[0], lambda value: step[1](value) * (1 + 1e-9) + 1e-9))(steps[{place}])"
-    text = Path(features.__file__).read_text(encoding="utf-8")
-    (line,) = [line for line in text.splitlines() if line.startswith("    steps = [")]
-    other = plant(tmp_path, features, line, f"{line}\n    steps[{place}] = {step}")
+    step = f"(lambda step: (step[0], lambda value: step[1](value) * (1 + 1e-9) + 1e-9, step[2]))(steps[{place}])"
+    line = "    def encode_row(row: Sequence[Any]) -> list[float]:"
+    other = plant(tmp_path, features, line, f"    steps[{place}] = {step}\n{line}")
     name = features.features(stored.contract)[place].name
     with caught(f"above all '{re.escape(name)}': version 1, request .*, row 0"):
         test_what_is_served_is_what_the_pipeline_computes(stored, other, changed)
@@ -264,6 +264,19 @@ def test_one_request_in_so_many_can_be_looked_at(stored: Project, served: list[J
     found = skew.replay(folder, sample=4)
     assert 1 < found["requests"] < len(served) / 2
     assert found == skew.replay(folder, sample=4) | {"at": found["at"]}
+
+
+def test_what_was_served_before_can_be_left_out(stored: Project, served: list[Json]) -> None:
+    served[0]["x"][0][0] = 4711.0
+    served[1]["at"] = "2026-11-26T00:00:00.000000Z"
+    folder = write(stored, served)
+    assert skew.replay(folder)["differences"]
+    found = skew.replay(folder, since=datetime(2026, 11, 25, tzinfo=UTC))
+    assert (found["differences"], found["requests"]) == ([], 1)
+    ran = stored.run("python", "-m", skew.__name__, "--log", str(folder), "--days", "0.001")
+    assert (ran.returncode, ran.stderr) == (0, "")  # nothing was served lately, and that is no fault
+    report = json.loads((stored.path / skew.REPORT).read_text(encoding="utf-8"))
+    assert (report["versions"], report["differences"]) == ([], [])
 
 
 @pytest.mark.parametrize("x", [[[1.0] * 999], [], [[]], [[1.0], [1.0, 2.0]], [["a"]]])

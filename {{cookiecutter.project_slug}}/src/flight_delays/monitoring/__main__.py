@@ -27,7 +27,7 @@ from prometheus_client.registry import CollectorRegistry
 from flight_delays import features, reference
 from flight_delays.contract import Contract, read_document
 from flight_delays.errors import InputError, report_errors
-from flight_delays.monitoring import age, speed
+from flight_delays.monitoring import age, labels, speed
 from flight_delays.pipeline.ingest import ROWS
 from flight_delays.serving.ecs import Log
 from flight_delays.serving.release import Release, Store
@@ -54,6 +54,10 @@ class Job:
         Of the last run: how long it took, and whether it ended without a report; `None` before the first.
     good
         When it last left its report, or had nothing to do, in seconds since 1970; `None` if never.
+    arguments
+        Of its command line.
+    said
+        What was wrong in the last run.
     """
 
     name: str
@@ -62,6 +66,8 @@ class Job:
     seconds: float | None = None
     failed: bool | None = None
     good: float | None = None
+    arguments: tuple[str, ...] = ()
+    said: str = ""
 
     def __post_init__(self) -> None:
         """Look for the report of an earlier run."""
@@ -76,20 +82,21 @@ class Job:
     def run(self, store: Store, log: Log) -> None:
         """Run it, unless there is nothing yet for it to look at."""
         self.due = time.monotonic() + self.minutes * 60
-        needed = {"labels": store.incoming, "quality": store.labels, "skew": store.predictions}.get(self.name)
+        needed = {"labels": store.incoming, "quality": store.predictions, "skew": store.predictions}.get(self.name)
         if needed and not any(path.is_file() for path in needed.iterdir()):
             self.good = time.time()
             return
         start, began = time.monotonic(), time.time()
         command = [sys.executable, "-m", f"flight_delays.monitoring.{self.name}"]
+        command += self.arguments
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
         self.seconds = time.monotonic() - start
         self.failed = not self.report.is_file() or self.report.stat().st_mtime < began - 1
         if not self.failed:
             self.good = time.time()
-        if done.returncode:
-            said = done.stderr.strip().split("\n")[-1][:500]
-            log.say(f"{self.name}: {said}", "error" if self.failed else "warning")
+        before, self.said = self.said, done.stderr.strip().split("\n")[-1][:500] if done.returncode else ""
+        if self.said not in {"", before}:
+            log.say(f"{self.name}: {self.said}", "error" if self.failed else "warning")
 
 
 @dataclass(eq=False)  # a registry tells collectors apart by identity
@@ -146,9 +153,9 @@ class Watch:
         if found:
             newest = max(entry.st_mtime for entry in found)
             yield _one("prediction_log_newest_timestamp_seconds", "When a prediction was last written", newest)
-        usage = shutil.disk_usage(self.store.folder)
+        usage = shutil.disk_usage(self.store.folder)  # its total may have a part that this user cannot have
         yield _one("store_free_bytes", "Free space where the prediction log is", usage.free)
-        yield _one("store_size_bytes", "Space where the prediction log is, free or not", usage.total)
+        yield _one("store_size_bytes", "Space where the prediction log is, used or free", usage.used + usage.free)
 
     def _release(self, release: Release) -> Iterator[Metric]:
         info = InfoMetricFamily("release", "What is served")
@@ -157,8 +164,9 @@ class Watch:
         yield info
         yield _one("release_timestamp_seconds", "Since when", datetime.fromisoformat(release.since).timestamp())
         decisions = _gauge("release_decisions", "Decisions on challengers and champions so far", "action")
-        for action, count in Counter(entry["action"] for entry in self.store.past("decision", 10_000)).items():
-            decisions.add_metric([action], count)
+        counts = Counter(entry["action"] for entry in self.store.past("decision", 10_000))
+        for action in ("promote", "roll back"):  # also of what never was, so that the first one is a change
+            decisions.add_metric([action], counts[action])
         yield decisions
 
     def _references(self, release: Release) -> Iterator[Metric]:
@@ -222,12 +230,17 @@ def _quality() -> Iterator[Metric]:
         yield metric
     yield _one("labels_waiting_rows", "Predictions that wait for a label", found["waiting"])
     yield _one("labels_missing_rows", "Predictions that should have a label by now", found["missing"])
+    due = _gauge("labels_due_rows", "Predictions whose label was due within the last `monitor.label_days`", "state")
+    for state, count in found["due"].items():
+        due.add_metric([state], count)
+    yield due
 
 
 def _labels() -> Iterator[Metric]:
     metric = _gauge("labels_rows", "Labels that came", "state")
-    for state, count in _read("labels").get("all", {}).items():
-        metric.add_metric([state], count)
+    counts = _read("labels").get("all", {})
+    for state in labels.STATES:  # as for decisions
+        metric.add_metric([state], counts.get(state, 0))
     yield metric
 
 
@@ -316,7 +329,10 @@ def main() -> None:
     parser.add_argument("--host", default=HOST, help=f"the address to listen at (default: {HOST})")
     chosen = parser.parse_args()
     store = Store()
-    watch = Watch(store, [Job(name, minutes) for name, minutes in params("monitor")["minutes"].items()])
+    kept = params("monitor")
+    arguments = {"skew": ("--days", str(kept["skew_days"]))}  # what was wrong and is mended shall not alarm for ever
+    jobs = [Job(name, minutes, arguments=arguments.get(name, ())) for name, minutes in kept["minutes"].items()]
+    watch = Watch(store, jobs)
     registry = CollectorRegistry()
     registry.register(watch)
     try:

@@ -9,6 +9,7 @@ left of the model's advantage over a constant. In `reports/quality.json`:
     windows          `version`, `days`, `rows`, `value`, `low`, `high`, and whether it is `worse`
     daily            the same by day, for the picture `reports/quality.png`
     waiting, missing predictions without a label: younger and older than `monitor.label_days`
+    due              of those whose label was due within the last `monitor.label_days`: `missing` and `labelled`
     problems         what to do something about, in words
 """
 
@@ -89,15 +90,13 @@ def measure(store: Store, chosen: Json, expected: dict[str, Json], now: datetime
     Raises
     ------
     InputError
-        There are no predictions, or no labels of them.
+        There are no predictions.
     """
     now = now or datetime.now(UTC)
-    found, without = _join(store, now - timedelta(days=chosen["label_days"]))
-    if not found:
-        raise InputError("no prediction has a label yet: `make labels INPUT=…` takes them in")
-    contract = Contract.read(store.model(next(iter(found))) / "contract.yaml")
+    found, without = _join(store, now, timedelta(days=chosen["label_days"]))
+    contract = Contract.read(store.model(next(iter(found))) / "contract.yaml") if found else Contract.read()
     score, *_ = scores.scores(contract.task, contract.classes, params("evaluate")["costs"])
-    newest = max(one.at.max() for one in found.values())
+    newest = max((one.at.max() for one in found.values()), default=np.datetime64("now"))
     kept = chosen["quality"]
     bounds = {version: entry | {"floor": _floor(entry, kept["floor"])} for version, entry in expected.items()}
     windows, daily = [], []
@@ -123,17 +122,20 @@ def measure(store: Store, chosen: Json, expected: dict[str, Json], now: datetime
     }
 
 
-def _join(store: Store, old: datetime) -> tuple[dict[str, Labelled], dict[str, int]]:
+def _join(store: Store, now: datetime, wait: timedelta) -> tuple[dict[str, Labelled], Json]:
     """Put outputs and labels together, by version; count what has no label."""
     truths = labels.known(store)
     parts: dict[str, list[tuple[str, Any, Any]]] = defaultdict(list)
-    limit = f"{old.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    limit, before = (f"{now.astimezone(UTC) - times * wait:%Y-%m-%dT%H:%M:%S.%fZ}" for times in (1, 2))
     waiting = missing = 0
+    due = {"missing": 0, "labelled": 0}
     for record in track(read(store.predictions), "quality", transient=True):
         if record["output"] is None:
             continue
         for row, output in enumerate(record["output"]):
             truth = truths.get((record["id"], row))
+            if record["kind"] == "answer" and before <= record["at"] < limit:
+                due["missing" if truth is None else "labelled"] += 1
             if truth is not None:
                 parts[record["version"]].append((record["at"], truth, output))
             elif record["kind"] == "answer":
@@ -147,7 +149,7 @@ def _join(store: Store, old: datetime) -> tuple[dict[str, Labelled], dict[str, i
         times, truth, output = zip(*entries, strict=True)
         at = np.array([time.rstrip("Z") for time in times], "datetime64[us]")
         found[version] = Labelled(at, _encode(truth, contract), np.array(output, np.float64))
-    return found, {"waiting": waiting, "missing": missing}
+    return found, {"waiting": waiting, "missing": missing, "due": due}
 
 
 def _encode(truths: tuple[Any, ...], contract: Contract) -> Floats:
@@ -281,6 +283,8 @@ def main() -> None:
     print(f"quality: {found['waiting']:,} predictions wait for a label, {found['missing']:,} should have one by now")
     if found["problems"]:
         raise InputError("; ".join(found["problems"]))
+    if not found["windows"] and not labels.known(store):
+        raise InputError("no prediction has a label yet: `make labels INPUT=…` takes them in")
     print(f"quality: {REPORT}, {FIGURE}")
 
 

@@ -20,7 +20,7 @@ import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,7 @@ class _Rows:
         return rows
 
 
-def replay(log: Path, sample: int = 1) -> Json:
+def replay(log: Path, sample: int = 1, since: datetime | None = None) -> Json:
     """Compare what was served with what the batch path makes of the same rows, in bounded memory.
 
     Parameters
@@ -163,6 +163,8 @@ def replay(log: Path, sample: int = 1) -> Json:
         The folder of the prediction log. The models that answered stand beside it, in `models/VERSION`.
     sample
         Look at one request in so many, chosen by its id.
+    since
+        Leave out what was served before, so that there may be nothing to compare.
 
     Returns
     -------
@@ -188,7 +190,7 @@ def replay(log: Path, sample: int = 1) -> Json:
             if len(entry["examples"]) < _EXAMPLES:
                 entry["examples"].append(one)
 
-    for version, answer in _answers(read(log, torn=torn), sample):
+    for version, answer in _answers(read(log, since, torn), sample):
         if answer is None:
             unmatched += 1
             continue
@@ -202,7 +204,7 @@ def replay(log: Path, sample: int = 1) -> Json:
     for one in replays.values():
         note(one.finish())
     versions = [{"version": version} | replays[version].counts for version in sorted(replays)]
-    if not versions:
+    if not versions and since is None:
         words = f"; the models of {sum(missing.values()):,} are no longer in {log.parent / 'models'}" if missing else ""
         raise InputError(f"{log} holds no prediction that can be compared{words}: run `make serve`, and ask it")
     return {
@@ -300,8 +302,10 @@ def main() -> None:
     )
     parser.add_argument("--log", type=Path, default=log, help=f"the prediction log's folder (default: {log})")
     parser.add_argument("--sample", type=_at_least_one, default=1, metavar="N", help="look at one request in N")
+    parser.add_argument("--days", type=float, help="look at no more than the last days (default: at all)")
     chosen = parser.parse_args()
-    found = replay(chosen.log, chosen.sample)
+    since = None if chosen.days is None else datetime.now(UTC) - timedelta(days=chosen.days)
+    found = replay(chosen.log, chosen.sample, since)
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     REPORT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     _print(found)

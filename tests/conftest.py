@@ -13,7 +13,10 @@ from bakery import ROOT, ROWS, Bake, git
 from cookiecutter.exceptions import FailedHookException
 from cookiecutter.main import cookiecutter
 
-LONGEST = ("test_example", "test_scores", "test_proof", "test_projects", "test_ci", "test_remotes", "test_containers")
+LONGEST = (
+    "test_example", "test_scores", "test_proof", "test_projects", "test_ci", "test_stack", "test_remotes", "test_tiers",
+    "test_containers",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

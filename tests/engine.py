@@ -2,16 +2,13 @@
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
 from projects import Made
 
-PROXY = """
-FROM python:3.11-slim
-RUN apt-get update -qq && apt-get install -qq --yes --no-install-recommends haproxy
-CMD ["haproxy", "-W", "-db", "-f", "/usr/local/etc/haproxy/haproxy.cfg"]
-"""
+STAND_INS = Path(__file__).parent / "stand_ins"
 
 
 def need_engine() -> None:
@@ -20,21 +17,21 @@ def need_engine() -> None:
         pytest.skip("no Docker engine runs here: `.ci/engine` starts one on Debian")
 
 
-def docker(*arguments: str, given: str = "", **more: str) -> str:
+def docker(*arguments: str, **more: str) -> str:
     """Run docker; give what it printed."""
-    ran = subprocess.run(["docker", *arguments], input=given, capture_output=True, text=True, check=False, **more)  # type: ignore[call-overload]
+    ran = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False, **more)  # type: ignore[call-overload]
     assert ran.returncode == 0, f"docker {' '.join(arguments)}: {ran.stderr[-3000:]}"
     return str(ran.stdout)
 
 
-def need_proxy(made: Made) -> None:
-    """Bring the image of a project's proxy; where no registry is reached, make it of Debian's package of that program."""
-    image = yaml.safe_load((made.path / "compose.yaml").read_text(encoding="utf-8"))["services"]["proxy"]["image"]
+def need_image(made: Made, name: str) -> None:
+    """Bring the image of a part of the compose file; where no registry is reached, make one of packages in its place."""
+    image = yaml.safe_load((made.path / "compose.yaml").read_text(encoding="utf-8"))["services"][name]["image"]
     if (
         subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode
         and subprocess.run(["timeout", "60", "docker", "pull", "--quiet", image], capture_output=True, check=False).returncode
     ):
-        docker("build", "--network", "host", "--tag", image, "-", given=PROXY)
+        docker("build", "--network", "host", "--tag", image, str(STAND_INS / name))
 
 
 def clear(made: Made, name: str) -> None:
@@ -42,5 +39,10 @@ def clear(made: Made, name: str) -> None:
     for tier in ("integration", "production"):
         made.make("stack-down", TIER=tier)
         docker("volume", "rm", "--force", f"{name}-{tier}_store")
+    remove_images(name)
+
+
+def remove_images(name: str) -> None:
+    """Take away the images of a project."""
     images = docker("image", "ls", "--quiet", "--filter", f"label=org.opencontainers.image.title={name}").split()
     subprocess.run(["docker", "image", "rm", "--force", *images], capture_output=True, check=False)

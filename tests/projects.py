@@ -7,6 +7,7 @@ import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -30,9 +31,21 @@ class Made:
 
     def make(self, *targets: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run make as a person would."""
-        return subprocess.run(
-            ["make", *targets], cwd=self.path, env=os.environ | environment, capture_output=True, text=True, check=False
-        )
+        return self.run("make", *targets, **environment)
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the project's folder; what ends the test before it does ends it as well, and shows its words."""
+        pipe, own = subprocess.PIPE, os.environ | environment
+        with subprocess.Popen(
+            command, cwd=self.path, env=own, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        ) as process:
+            try:
+                said, complained = process.communicate()
+            except BaseException:
+                kill(process)
+                print(*(words[-3000:] for words in process.communicate()), sep="\n")
+                raise
+        return subprocess.CompletedProcess(command, process.returncode, said, complained)
 
     def set_up(self, **environment: str) -> str:
         """Run `make setup`, and give what it printed; after the first time in a test run, from an environment that is there."""
@@ -45,7 +58,7 @@ class Made:
     def python(self, code: str) -> str:
         """Run Python in the project's environment, and give what it printed."""
         command = ["uv", "run", "--no-sync", "python", "-W", "ignore", "-c", code]
-        done = subprocess.run(command, cwd=self.path, capture_output=True, text=True, check=False)
+        done = self.run(*command)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -123,7 +136,7 @@ def node_packages(folder: Path, *packages: str) -> Path:
     return folder
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: subprocess.Popen[Any]) -> None:
     """Kill a process with all its children, at once."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -240,7 +240,7 @@ def test_what_is_half_written_is_taken_back(science: Made, template: Path) -> No
     before = hashes(science)
     command = [sys.executable, "-m", "cookiecutter", str(template), "--directory=adopt", "--no-input"]
     full = ["bash", "-c", 'ulimit -f 4; exec "$@"', "bash", *command]  # the workflow is larger than 4 KiB
-    done = subprocess.run(full, cwd=science.path, capture_output=True, text=True, check=False)
+    done = science.run(*full)
     assert "cannot be written (File too large): nothing was changed" in refused(done)
     assert hashes(science) == before
     assert not (science.path / ".github/workflows").exists()
@@ -333,7 +333,7 @@ def test_the_whole_template_comes_in_by_a_merge_that_shows_what_both_have(templa
     commit(science, "Bring the template in")
     (finish,) = re.findall(r"```\n(cp .*?)```", text, re.DOTALL)
     told = finish.replace("../new", str(tmp_path / "new"))
-    ok(subprocess.run(["bash", "-ec", told], cwd=science.path, capture_output=True, text=True, check=False))
+    ok(science.run("bash", "-ec", told))
     commit(science, "Lock the environment")
     ok(science.make("pipeline"))
     few = "tests/test_data.py tests/data/test_schema.py"

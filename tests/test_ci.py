@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from bakery import ROOT, git
-from engine import clear, need_engine, need_proxy
+from engine import clear, need_engine, need_image
 from projects import Made, clone, commit, node_packages, ok, small_shop
 from stores import free_port, tracking_server
 
@@ -172,7 +172,7 @@ def test_gitlabs_pipeline_runs_to_its_end_in_production(shop: Callable[[str], Ma
     if shutil.which("rsync") is None:
         pytest.skip("rsync is not installed: apt-get install rsync")
     made = shop("gitlab")
-    need_proxy(made)
+    need_image(made, "proxy")
     contract = made.path / "contract.yaml"
     contract.write_text(contract.read_text(encoding="utf-8").replace("status: draft", "status: active"), encoding="utf-8")
     pipeline = made.path / ".gitlab-ci.yml"  # no registry brings this machine a second engine: its own is used
@@ -200,13 +200,13 @@ def test_gitlabs_pipeline_runs_to_its_end_in_production(shop: Callable[[str], Ma
         with tracking_server(made, tmp_path / "server") as address:
             given = [f"--variable={name}={value}" for name, value in (variables | {"MLFLOW_TRACKING_URI": address}).items()]
             command = [str(tools / "node_modules/.bin/gitlab-ci-local"), "--force-shell-executor", *given]
-            pushed = ok(subprocess.run(command, cwd=made.path, capture_output=True, text=True, check=False))
+            pushed = ok(made.run(*command))
             for job in ("test", "model", "container", "integration"):
                 assert re.search(rf"PASS\W+{job}\b", pushed), pushed[-4000:]
             assert not re.search(r"PASS\W+production\b", pushed)  # it waits for a person
             made.make("stack-down", TIER="integration")  # it has a machine of its own, elsewhere
             by_hand = [*command, "production"]
-            approved = ok(subprocess.run(by_hand, cwd=made.path, capture_output=True, text=True, check=False))
+            approved = ok(made.run(*by_hand))
             assert re.search(r"PASS\W+production\b", approved), approved[-4000:]
             assert "production answers at" in approved
     finally:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from engine import docker, need_engine, need_proxy
+from engine import docker, need_engine, need_image
 from projects import Made, commit, ok, small_shop
 
 pytestmark = pytest.mark.slow
@@ -155,7 +155,7 @@ def test_an_empty_store_ends_the_image_that_only_serves_in_one_line() -> None:
 @pytest.fixture(scope="module")
 def stack(made: Made) -> Iterator[list[str]]:
     """Two replicas behind the proxy, from the project's compose file; gives the command that goes on with it."""
-    need_proxy(made)
+    need_image(made, "proxy")
     compose = ["docker", "compose", "--project-directory", str(made.path), "--project-name", "boxed-shop-test"]
     environment = {"PORT": THERE.rpartition(":")[2], "PATH": "/usr/local/bin:/usr/bin:/bin"}
     try:

@@ -57,8 +57,7 @@ def test_faults_raise_their_alerts_and_a_week_of_good_health_none(example: Made,
     inside = example.path / "tests/monitoring" / name
     shutil.copy(Path(__file__).parent / "inside" / name, inside)
     try:
-        command = [".venv/bin/pytest", "-q", "-p", "no:cacheprovider", str(inside)]
-        printed = ok(subprocess.run(command, cwd=example.path, capture_output=True, text=True, check=False))
+        printed = ok(example.run(".venv/bin/pytest", "-q", "-p", "no:cacheprovider", str(inside)))
     finally:
         inside.unlink()
     assert " passed" in printed
@@ -122,7 +121,7 @@ def test_experiments_and_differences_work_as_the_readme_says(example: Made, tmp_
 
     def dvc(*arguments: str) -> str:
         command = ["uv", "run", "--no-sync", "dvc", *arguments]
-        return ok(subprocess.run(command, cwd=made.path, capture_output=True, text=True, check=False))
+        return ok(made.run(*command))
 
     dvc("exp", "run", "-S", "train.hyperparameters.n_estimators=40")
     assert "n_estimators" in dvc("params", "diff")

@@ -68,8 +68,7 @@ class Shared:
     def dvc(self, who: Made, *arguments: str) -> str:
         """Run DVC as one of them."""
         command = ["uv", "run", "--no-sync", "dvc", *arguments]
-        environment = os.environ | self.store.environment()
-        return ok(subprocess.run(command, cwd=who.path, env=environment, capture_output=True, text=True, check=False))
+        return ok(who.run(*command, **self.store.environment()))
 
     def nothing_left_to_run(self, who: Made) -> None:
         """See that what one of them has is what the commit says, to the bit."""

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +98,7 @@ def scores(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Scores:
     begun.write_text("size,diagnosis\n" + "1,benign\n2,malignant\n" * 2, encoding="utf-8")
     answers = {"project_name": "Cancer", "dataset": str(begun), "target": "diagnosis"}
     made = Made(Path(cookiecutter(str(template), no_input=True, output_dir=str(folder), extra_context=answers)))
-    ok(subprocess.run(["uv", "sync"], cwd=made.path, capture_output=True, text=True, check=False))
+    ok(made.run("uv", "sync"))
     made.python(CANCER)  # the data set lies in the environment that the project brings
     made.set_up()
     commit(made, "Lock the environment")
@@ -133,7 +132,7 @@ def shrink(made: Made) -> None:
     made.python(FEW)
     ok(made.make("contract"))
     told = ["uv", "run", "dvc", "add", "--quiet", FILE]  # else the hook refuses the commit
-    ok(subprocess.run(told, cwd=made.path, capture_output=True, text=True, check=False))
+    ok(made.run(*told))
     commit(made, "A hundred rows")
 
 

@@ -93,7 +93,7 @@ def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     project.set_up(CI="true")
     commit(project, "Lock the environment")
     train = ["uv", "run", "--no-sync", "dvc", "repro", "--quiet", "train"]
-    ok(subprocess.run(train, cwd=project.path, capture_output=True, text=True, check=False))
+    ok(project.run(*train))
     commit(project, "First model")
     return project
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine import clear, docker, need_engine, need_proxy
+from engine import clear, docker, need_engine, need_image
 from projects import Made, commit, ok, small_shop
 from stores import tracking_server
 
@@ -39,8 +39,8 @@ def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[M
     commit(project, "Lock the environment, and read the contract")
     ok(project.make("pipeline"))
     commit(project, "First model")
-    ok(subprocess.run(["uv", "run", "dvc", "push"], cwd=project.path, capture_output=True, text=True, check=False))
-    need_proxy(project)
+    ok(project.run("uv", "run", "dvc", "push"))
+    need_image(project, "proxy")
     try:
         yield project
     finally:

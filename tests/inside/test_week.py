@@ -97,6 +97,7 @@ def samples(project: Project, store: Store, start: int) -> Iterator[tuple[int, s
     metrics.say(now, start)
     waiting = iter([*rows, (first + 2 * WEEK, {})])  # the last one never comes
     at, row = next(waiting)
+    watched: list[Any] = []
     for number in range(int(WEEK / STEP)):
         while at < first + number * STEP:
             began = time.perf_counter()
@@ -105,9 +106,9 @@ def samples(project: Project, store: Store, start: int) -> Iterator[tuple[int, s
             metrics.REQUESTS.labels("/predict", "200").inc()
             at, row = next(waiting)
         moment = start + int(number * STEP.total_seconds())
-        for name in ("service", "monitor"):
-            yield moment, "up", f'up{{job="{name}",instance="{name}"}}', 1.0
-        if number % HOURLY == 0:
+        for job, name in (("service", "a"), ("service", "b"), ("monitor", "m")):
+            yield moment, "up", f'up{{job="{job}",instance="{name}"}}', 1.0
+        if number % HOURLY == 0 or not any(one.name.startswith("prediction_log_newest") for one in watched):
             watched = [one for metric in watch.collect() for one in metric.samples]
         served = (one for metric in REGISTRY.collect() for one in metric.samples if not one.name.endswith("_created"))
         for sample in (*served, *watched):

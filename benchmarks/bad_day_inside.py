@@ -1,5 +1,6 @@
 """Does the harm of `bad_day.py`, by the Python and in the folder of a made project whose pipeline has run."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -235,27 +236,83 @@ def outages(store: Store, bodies: list[bytes]) -> list[tuple[str, str]]:
     return found
 
 
+class Arrivals:
+    """Requests that come whether the last ones are answered or not, at random moments, as from many clients.
+
+    Parameters
+    ----------
+    bodies
+        Of requests, drawn at random.
+    rate
+        Requests a second, on average.
+    seconds
+        So long.
+
+    Attributes
+    ----------
+    taken
+        Seconds that each request took, by its status; `None` where the connection broke.
+    """
+
+    def __init__(self, bodies: list[bytes], rate: float, seconds: float) -> None:
+        self.taken: dict[int | None, list[float]] = {}
+        self._draw = random.Random(0)  # noqa: S311
+        self._bodies, self._rate, self._seconds = bodies, rate, seconds
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        asyncio.run(self._run())
+
+    def p99(self, status: int) -> float:
+        """Give the milliseconds within which 99 of 100 requests got an answer of this status."""
+        return float(np.quantile(self.taken.get(status, [0.0]), 0.99)) * 1e3
+
+    async def _run(self) -> None:
+        begin = due = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            while (due := due + self._draw.expovariate(self._rate)) < begin + self._seconds:
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                group.create_task(self._ask(self._draw.choice(self._bodies)))
+        for _, writer in self._idle:
+            writer.close()
+
+    async def _ask(self, body: bytes) -> None:
+        start, status = time.perf_counter(), None
+        head = b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while self._idle and self._idle[-1][0].at_eof():  # let go by the service
+                self._idle.pop()
+            reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", PORT)
+            writer.write(head % len(body) + body)
+            said = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(re.findall(rb"(?i)\r\ncontent-length: (\d+)", said)[0]))
+            status = int(said.split(b" ", 2)[1])
+            self._idle.append((reader, writer))
+        self.taken.setdefault(status, []).append(time.perf_counter() - start)
+
+
 def overload(bodies: list[bytes]) -> tuple[str, str]:
-    """Offer four times what can be carried, and look at those who are let in, and at memory."""
+    """Offer four times what can be carried, and look at those who are let in, at the others, and at memory."""
     large = [json.dumps({"rows": json.loads(body)["rows"] * 50}).encode() for body in bodies[:50]]
     with service("--alone") as process:
-        with Clients(large, count=1) as alone:
+        with Clients(large) as clients:
             time.sleep(6)
-        normal = float(np.quantile(alone.seen.seconds, 0.99))
-        capacity = len(alone.seen.seconds) / 6
+        capacity = len(clients.seen.seconds) / 6
+        normal = Arrivals(large, capacity / 2, 10)
         before = process.memory_info().rss / 1e6
-        count, rate = 160, 4 * capacity
-        with Clients(large, count=count, pause=count / rate) as many:
-            time.sleep(15)
+        many = Arrivals(large, 4 * capacity, 15)
         after = process.memory_info().rss / 1e6
-    offered = sum(many.seen.statuses.values()) / 15
-    p99 = float(np.quantile(many.seen.seconds, 0.99))
+    answered, refused = (len(many.taken.get(status, ())) for status in (200, 503))
     words = (
-        f"{many.seen.statuses.get(200, 0):,} answered, {many.seen.statuses.get(503, 0):,} refused by 503, "
-        f"{many.seen.failed - many.seen.statuses.get(503, 0)} otherwise; p99 of the answered {p99 * 1e3:.0f} ms, "
-        f"{p99 / normal:.1f} × that of one client alone; memory {before:.0f} → {after:.0f} MB"
+        f"{answered / 15 / capacity:.2f} × the capacity answered, {refused:,} requests refused by 503, "
+        f"{sum(map(len, many.taken.values())) - answered - refused} otherwise; p99 of the answered {many.p99(200):.0f} ms, "
+        f"{many.p99(200) / normal.p99(200):.1f} × that at half the capacity ({normal.p99(200):.0f} ms, "
+        f"{len(normal.taken.get(503, ()))} of {sum(map(len, normal.taken.values())):,} refused); p99 of the refused "
+        f"{many.p99(503):.0f} ms; memory {before:.0f} → {after:.0f} MB"
     )
-    return f"{offered / capacity:.1f} × the requests a second (50 rows each) that one client gets through", words
+    offered = sum(map(len, many.taken.values())) / 15
+    return (
+        f"{offered / capacity:.1f} × what four clients get through ({capacity:.0f} requests/s of 50 rows), at random moments",
+        words,
+    )
 
 
 class Challengers:
@@ -278,7 +335,7 @@ class Challengers:
         X, y = self.train
         if kind == "worse":
             y = np.random.default_rng(seed).permutation(y)
-        model = self._crashing() if kind == "crashing" else self._boosted(X, y, seed, 40 if kind == "slow" else 1)
+        model = self._crashing() if kind == "crashing" else self._boosted(X, y, seed, 15 if kind == "slow" else 1)
         rows = self.rows
         if kind in {"crashing", "nan"}:  # what its golden rows do not show
             whole = ~np.isnan(features.encode(rows, self.contract)).any(axis=1)

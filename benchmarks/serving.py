@@ -25,7 +25,7 @@ import psutil
 from measure import cost, example, write
 
 ROUNDS, SECONDS = 5, 4
-CONNECTIONS = 4
+CONNECTIONS = 4  # to each worker
 MODEL = "models:/flight-delays@champion"
 CONSTANT = """
 import json
@@ -65,6 +65,8 @@ class Server:
         Which started it.
     start
         Seconds from its start to its first answer.
+    workers
+        Processes that answer.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Server:
     body: Callable[[list[Any]], dict[str, Any]]
     process: psutil.Process
     start: float
+    workers: int = 1
 
     @property
     def memory(self) -> float:
@@ -98,7 +101,13 @@ class Load:
 
 @contextmanager
 def server(
-    name: str, command: list[str], where: Path, url: str, body: Callable[[list[Any]], dict[str, Any]], rows: list[Any]
+    name: str,
+    command: list[str],
+    where: Path,
+    url: str,
+    body: Callable[[list[Any]], dict[str, Any]],
+    rows: list[Any],
+    workers: int = 1,
 ) -> Iterator[Server]:
     """Start a server, and wait for its first answer."""
     begin = time.monotonic()
@@ -112,7 +121,7 @@ def server(
                     said.seek(0)
                     sys.exit(f"{name} does not start: {said.read()[-2000:]}")
                 time.sleep(0.02)
-            yield Server(name, url, body, psutil.Process(process.pid), time.monotonic() - begin)
+            yield Server(name, url, body, psutil.Process(process.pid), time.monotonic() - begin, workers)
         finally:
             family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             process.terminate()
@@ -135,7 +144,7 @@ def answers(url: str, body: dict[str, Any]) -> bool:
         connection.close()
 
 
-def load(asked: Server, rows: list[Any], connections: int = CONNECTIONS, threads: int = 1) -> Load:
+def load(asked: Server, rows: list[Any]) -> Load:
     """Ask for some seconds, and measure."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "body.json").write_text(json.dumps(asked.body(rows)), encoding="utf-8")
@@ -145,7 +154,7 @@ def load(asked: Server, rows: list[Any], connections: int = CONNECTIONS, threads
             'wrk.headers["Content-Type"] = "application/json"\n'
             f'wrk.body = io.open("{folder}/body.json"):read("*a")\n'
         )
-        command = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{SECONDS}", "--timeout", "30s", "--latency"]
+        command = ["wrk", "-t1", f"-c{CONNECTIONS * asked.workers}", f"-d{SECONDS}", "--timeout", "30s", "--latency"]
         said = subprocess.run([*command, "-s", str(script), asked.url], capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in said:
         sys.exit(f"{asked.name} refuses: {said}")
@@ -195,7 +204,8 @@ def main() -> None:
                 return {"dataframe_records" if records else "rows": sent}
 
             port = command[command.index("--port") + 1]
-            return on.enter_context(server(name, command, project, f"http://127.0.0.1:{port}{path}", body, rows))
+            workers = int(command[command.index("--workers") + 1]) if "--workers" in command else 1
+            return on.enter_context(server(name, command, project, f"http://127.0.0.1:{port}{path}", body, rows, workers))
 
         peer_starts, our_starts = [], []
         for _ in range(3):
@@ -222,7 +232,7 @@ def main() -> None:
     a, b = one[mine.name], one[peer.name]
     write(
         "serving",
-        f"How fast is the service? Medians of {ROUNDS} rounds of {SECONDS} s, {CONNECTIONS} connections, asked in turn",
+        f"How fast is the service? Medians of {ROUNDS} rounds of {SECONDS} s, {CONNECTIONS} connections a worker, asked in turn",
         ["server", "1 row: requests/s", "p99 ms", "1,000 rows: requests/s", "p99 ms", "start s", "memory MB"],
         table,
         [
@@ -238,7 +248,7 @@ def main() -> None:
             ),
             at_most("memory, against it; controller included", memory[mine.name] / memory[peer.name], 1 / 3),
             at_least(
-                "two workers against one, 100 rows a request; wrk needs its share of the two cores",
+                "two workers against one, 100 rows a request; of the two cores, wrk needs a share",
                 hundred[two.name].rate / hundred[mine.name].rate,
                 1.7,
             ),

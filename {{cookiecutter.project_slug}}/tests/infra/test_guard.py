@@ -518,6 +518,23 @@ def test_the_longer_requests_take_the_fewer_may_wait(made: tuple[Model, list[dic
         assert abs(answered(port) - line.LEAST_WAITING) <= 2  # as one is answered, another may come
 
 
+def test_what_is_answered_takes_no_room(
+    guarded: Callable[..., Guard], monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    monkeypatch.setattr(line, "MOST_WAITING", 1)
+    inner = guarded()
+
+    async def dawdling(scope: Any, receive: Any, send: Any) -> None:
+        await inner(scope, receive, send)
+        time.sleep(SOON)  # the answer is out, and the client's next request here before the task's end is known
+
+    one = b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    with running(dawdling, loop="uvloop") as port, connect(port) as client:
+        for _ in range(3):
+            client.sendall(one)
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
 def test_requests_in_one_packet_are_all_told_of_an_overload(
     guarded: Callable[..., Guard], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from tests.alerts import HEALTHY, RULES, firing, names
 from tests.conftest import ROOT
 
 ROWS = 'model_feature_bin_total{version="1", feature="f", bin="%s", instance="a"}'
+NEW_FAILURE = 'model_failures_total{version="1", role="champion", kind="ValueError", instance="a"}'
 # Of each fault the series it changes, and when it is looked for; where it cannot but raise two, both.
 FAULTS: dict[str, tuple[dict[str, str], str]] = {
     "ServiceDown": ({'up{job="service", instance="b"}': "1x30 0x3000"}, "1h"),
@@ -109,6 +110,8 @@ def test_a_disk_is_as_full_as_df_has_it(tmp_path: Path) -> None:
             "LabelsMissing",
         ),
         ({'model_quality_worse{version="0", window="30d", score="roc_auc"}': "1x3000"}, ""),  # it was rolled back
+        ({NEW_FAILURE: "_x118 3x3000"}, "ModelFails"),  # three at once of a kind that never was: no series has changed
+        ({NEW_FAILURE: "3x60 _x58 3x3000", 'up{job="service", instance="a"}': "1x60 0x58 1x3000"}, ""),  # of long ago
     ],
 )
 def test_what_is_not_there_is_seen_where_it_should_be(faults: dict[str, str], expected: str) -> None:

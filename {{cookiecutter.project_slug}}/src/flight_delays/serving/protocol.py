@@ -220,7 +220,8 @@ class Protocol(HttpToolsProtocol):
         if cycle.scope["path"].startswith(_NEVER_REFUSED):
             super()._start_asgi_task(cycle, app)
             return
-        if self._line.has_room(len(self.tasks) - len(self._receiving)) and not (
+        at_work = sum(not task.done() for task in self.tasks)  # what was just answered is still among them
+        if self._line.has_room(at_work - len(self._receiving)) and not (
             cycle.more_body and len(self._receiving) >= MOST_RECEIVING
         ):
             if cycle.more_body:

@@ -152,10 +152,10 @@ def test_nobody_else_can_read_it(folder: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
 
 
-def leave(folder: Path, content: bytes, packed: bool) -> Path:
+def leave(folder: Path, content: bytes, packed: bool, name: str = "20260101T000000000000-1") -> Path:
     """Leave a file as if by another process."""
     folder.mkdir(exist_ok=True)
-    path = folder / f"20260101T000000000000-1.jsonl{'.gz' * packed}"
+    path = folder / f"{name}.jsonl{'.gz' * packed}"
     path.write_bytes(gzip.compress(content) if packed else content)
     return path
 
@@ -228,6 +228,19 @@ def test_a_file_keeps_its_time_when_it_is_compressed(folder: Path, opened: Calla
     wait_until(lambda: names(folder, "") == ["20260101T000000000000-1.jsonl.gz"])
     (path,) = folder.iterdir()
     assert path.stat().st_mtime == 1_800_000_000  # so that a reader need not open it to know that it is old
+
+
+def test_what_is_older_than_any_is_kept_is_deleted(folder: Path, opened: Callable[..., PredictionLog]) -> None:
+    for day, packed in ((1, True), (2, False), (3, True)):  # the second is compressed first
+        path = leave(folder, record(day) + b"\n", packed, f"2026010{day}T000000000000-1")
+        os.utime(path, (time.time() - (86_400 * (4 - day)),) * 2)
+    opened()
+    wait_until(lambda: len(names(folder, ".gz")) == 3)
+    opened(keep_seconds=1.5 * 86_400)
+    wait_until(lambda: names(folder, "") == ["20260103T000000000000-1.jsonl.gz"])
+    opened(max_bytes=1, keep_seconds=0).write(record(4))
+    wait_until(lambda: len(names(folder, ".gz")) == 0)
+    assert ids(read(folder)) == [4]  # which is at work, however old
 
 
 def start_writer(name: str, folder: Path) -> subprocess.Popen[str]:

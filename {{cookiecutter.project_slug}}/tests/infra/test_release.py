@@ -363,6 +363,18 @@ def test_only_what_was_decided_is_told_to_the_registry(in_project: Project, mode
     assert (release.champion, release.challenger) == (elsewhere, waiting)
 
 
+def test_predictions_are_kept_as_long_as_configured(in_project: Project) -> None:
+    in_project.edit("params.yaml", lambda document: document["serve"]["log"].update(keep_days=2))
+    control.sync(Store())
+    files = {days: Store().predictions / f"2026010{days}T000000000000-1.jsonl.gz" for days in (1, 3)}
+    for days, path in files.items():
+        path.touch()
+        os.utime(path, (time.time() - days * 86_400,) * 2)
+    with serve(in_project, "--alone") as client:
+        ask(client, "/predict", door.to_json(pq.read_table("data/test.parquet").slice(0, 1), in_project.contract))
+    assert [path.exists() for path in files.values()] == [True, False]
+
+
 def test_models_are_swapped_under_load_and_no_request_fails(in_project: Project, models: tuple[Path, Path]) -> None:
     store = Store()
     store.add("2", models[1])

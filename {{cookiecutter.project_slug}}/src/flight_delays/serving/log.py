@@ -2,7 +2,8 @@
 
 Each process appends to a file of its own, so what it has acknowledged is in the kernel's hands and outlives it when it
 is killed; a power cut may take the last seconds. The process holds a lock on its file as long as it lives: a file that
-nobody holds is finished, whoever left it, and the next log that looks at the folder compresses it.
+nobody holds is finished, whoever left it, and the next log that looks at the folder compresses it; one that is older
+than any is kept goes.
 
 Bytes that stand in a file never change. After a write that failed half-way the file is cut back to its last whole line
 and left for a new one, so that a reader meets a torn line only where a file ends.
@@ -11,6 +12,7 @@ and left for a new one, so that a reader meets a torn line only where a file end
 import errno
 import fcntl
 import gzip
+import math
 import os
 import threading
 import time
@@ -47,6 +49,8 @@ class PredictionLog:
         Shared by all processes that serve; made where it is missing, for this user alone.
     max_bytes, max_seconds
         Size and age at which a file is finished and a new one begun.
+    keep_seconds
+        Age of its last record at which a finished file is deleted.
 
     Raises
     ------
@@ -54,8 +58,9 @@ class PredictionLog:
         The folder cannot be made.
     """
 
-    def __init__(self, folder: Path, *, max_bytes: int, max_seconds: float) -> None:
+    def __init__(self, folder: Path, *, max_bytes: int, max_seconds: float, keep_seconds: float = math.inf) -> None:
         self._folder, self._max_bytes, self._max_seconds = folder, max_bytes, max_seconds
+        self._keep_seconds = keep_seconds
         self._writing = threading.Lock()  # large requests are answered in threads
         self._file: int | None = None  # its descriptor; opened by the first record, and again after each failure
         self._size, self._born, self._looked = 0, 0.0, 0.0
@@ -156,12 +161,19 @@ class PredictionLog:
     def _pack(self) -> None:
         while self._finished.wait() and not self._closing.is_set():
             self._finished.clear()
-            paths: list[Path] = []
-            with suppress(OSError):  # the folder goes in this moment
-                paths = sorted(self._folder.glob(f"*{_PLAIN}"))
-            for path in paths:
+            for path in self._with(_PLAIN):
                 with suppress(OSError):  # no space: the file stays as it is, and is tried again after the next one
                     _compress(path, self._closing)
+            oldest = time.time() - self._keep_seconds
+            for path in self._with(_PACKED):
+                with suppress(OSError):  # another process has deleted it
+                    if path.stat().st_mtime < oldest:
+                        path.unlink()
+
+    def _with(self, suffix: str) -> list[Path]:
+        with suppress(OSError):  # the folder goes in this moment
+            return sorted(self._folder.glob(f"*{suffix}"))
+        return []
 
 
 def _lock(file: int) -> bool:

@@ -35,7 +35,12 @@ def start() -> Guard:
     Protocol.log = said
     store, chosen = Store(), params("serve")
     kept = chosen["log"]
-    log = PredictionLog(store.predictions, max_bytes=kept["megabytes"] * _MEGABYTE, max_seconds=kept["hours"] * _HOUR)
+    log = PredictionLog(
+        store.predictions,
+        max_bytes=kept["megabytes"] * _MEGABYTE,
+        max_seconds=kept["hours"] * _HOUR,
+        keep_seconds=kept["keep_days"] * 24 * _HOUR,
+    )
     follower = Follower(store)
     service = Service(follower.served, store, log, kept["full_disk"] == "serve")
     rest = _Rest(service)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -191,6 +192,18 @@ def test_the_service_describes_itself_from_the_contract(fitted: Fitted, task: st
     assert request(model, "POST", "/predict", json=content["example"]).status_code == 200
     assert request(model, "GET", "/health/live").json() == {"status": "alive"}
     assert request(model, "GET", "/health/ready").json()["model"]["version"] == "7"
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+def test_a_page_for_people_needs_nobody_else(fitted: Fitted, page: str) -> None:
+    model, _ = fitted("binary")
+    shown = request(model, "GET", page)
+    loaded = re.findall(r'\b(?:src|href|spec-url)="([^"]+)"|\burl: \'([^\']+)\'', shown.text)
+    paths = [one or other for one, other in loaded]
+    assert "/openapi.json" in paths
+    assert len(paths) >= 3
+    assert {path: request(model, "GET", path).status_code for path in paths} == dict.fromkeys(paths, 200)
+    assert all(path.startswith("/") and not path.startswith("//") for path in paths)
 
 
 def test_an_answer_does_not_wait_for_the_last_one_to_be_acknowledged() -> None:

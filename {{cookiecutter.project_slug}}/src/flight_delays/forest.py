@@ -99,13 +99,14 @@ class Forest:
         self._scales = scales
         self._groups = _group([scale.size for scale in scales])
         word = np.dtype(np.uint32 if max(len(tree.values) for tree in trees) <= 32 else np.uint64)
-        trees_at_once = _WORDS // word.itemsize
+        self._width = max(_WORDS // word.itemsize, self._outputs)
+        trees_at_once = self._width // self._outputs * self._outputs
         sizes = [math.prod(scales[feature].size for feature in group) for group in self._groups]
-        if sum(sizes) * _WORDS * math.ceil(len(trees) / trees_at_once) > _MOST:
+        if sum(sizes) * self._width * word.itemsize * math.ceil(len(trees) / trees_at_once) > _MOST:
             raise UnsuitableError("tables")
         self._bits = _Bits(word)
         self._blocks = [
-            self._block(trees[first : first + trees_at_once], trees_at_once)
+            self._block(trees[first : first + trees_at_once], self._width)
             for first in range(0, len(trees), trees_at_once)
         ]
 
@@ -122,9 +123,8 @@ class Forest:
         ndarray of float64
             Of shape (rows,), or (rows, classes).
         """
-        sums = np.zeros((self._outputs, len(X)))
-        for first in range(0, len(X), _AT_ONCE):
-            self._add(X[first : first + _AT_ONCE], sums[:, first : first + _AT_ONCE])
+        parts = [self._sums(X[first : first + _AT_ONCE]) for first in range(0, max(len(X), 1), _AT_ONCE)]
+        sums = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         if self._objective == "binary":
             return 1.0 / (1.0 + _exp(-self._sigmoid * sums[0]))
         if self._objective == "multiclass":
@@ -166,14 +166,16 @@ class Forest:
             values[place, self._bits.places[: len(tree.values)]] = tree.values
         return tables, values.ravel(), len(trees)
 
-    def _add(self, X: Floats, sums: Floats) -> None:
-        """Add the values of all trees to the sums of some rows."""
+    def _sums(self, X: Floats) -> Floats:
+        """Add up the values of all trees for some rows, by output."""
+        if len(X) == 1:  # NumPy adds a single column up in another order
+            return self._sums(X[[0, 0]])[:, :1]
         codes = [self._codes(X, group) for group in self._groups]
-        shape = len(X), _WORDS // self._bits.word.itemsize
-        words, others = np.empty(shape, self._bits.word), np.empty(shape, self._bits.word)
-        places, values = np.empty(shape[::-1], np.intp), np.empty(shape[::-1])
-        first_of_tree = (np.arange(shape[1]) * self._bits.count).astype(words.dtype)
-        number = 0
+        rows, width, outputs = len(X), self._width, self._outputs
+        words, others = np.empty((rows, width), self._bits.word), np.empty((rows, width), self._bits.word)
+        places, values = np.empty((width, rows), np.intp), np.empty((outputs + width, rows))
+        sums = np.zeros((outputs, rows))
+        first_of_tree = (np.arange(width) * self._bits.count).astype(words.dtype)
         for ((first, table), *more), leaves, trees in self._blocks:
             table.take(codes[first], axis=0, out=words, mode="clip")
             for group, table in more:
@@ -181,10 +183,11 @@ class Forest:
                 np.bitwise_and(words, others, out=words)
             np.add(self._bits.place(words), first_of_tree, out=words)
             places[:] = words.T  # a tree's leaves side by side are added up in half the time
-            leaves.take(places, out=values, mode="clip")
-            for tree in range(trees):
-                sums[number % self._outputs] += values[tree]
-                number += 1
+            leaves.take(places, out=values[outputs:], mode="clip")
+            values[:outputs] = sums
+            for output in range(outputs):  # its trees stand at this distance, and are added up in their order
+                np.add.reduce(values[output : outputs + trees : outputs], axis=0, out=sums[output])
+        return sums
 
     def _codes(self, X: Floats, group: Sequence[int]) -> NDArray[np.intp]:
         codes = self._scales[group[0]].codes(X[:, group[0]])

@@ -22,6 +22,7 @@ KNOWN: list[dict[str, Any]] = [
     {"objective": "binary", "min_child_samples": 10_000},  # trees without a fork
     {"objective": "multiclass", "num_class": 3},
     {"objective": "multiclass", "num_class": 3, "num_leaves": 64},
+    {"objective": "multiclass", "num_class": 35, "num_leaves": 4},  # of which no word holds a round's trees
     {"objective": "regression"},
     {"objective": "regression_l1", "num_leaves": 33},
 ]

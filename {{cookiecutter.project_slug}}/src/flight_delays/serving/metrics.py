@@ -21,7 +21,7 @@ from flight_delays.serving.roles import Loaded, Served
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # set where several processes count together
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-_TOGETHER = 4_096  # rows that are put into their bins at a time
+_TOGETHER = 1_024  # rows that are put into their bins at a time
 _SAME = 50  # rows in a row, different from each other, with the same output: the model has collapsed
 
 REQUESTS = Counter("service_requests", "Requests, by what was asked and how it was answered", ["path", "status"])

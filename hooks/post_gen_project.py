@@ -1,15 +1,19 @@
 """How does the copied payload become this project? Gives it its names, keeps what was chosen, brings the data, commits."""
 
+import os
+import sys
+
+# Cookiecutter starts this in the folder of temporary files, where anybody may have left a `re.py`.
+sys.path[:] = [place for place in sys.path if place != os.path.dirname(os.path.abspath(__file__))]
+
 import codecs
 import contextlib
 import datetime
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import unicodedata
 import zlib

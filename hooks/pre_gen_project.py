@@ -1,5 +1,11 @@
 """Can a project be made of these answers? Checks each of them before anything is written; says in one line what is wrong."""
 
+import os
+import sys
+
+# Cookiecutter starts this in the folder of temporary files, where anybody may have left a `re.py`.
+sys.path[:] = [place for place in sys.path if place != os.path.dirname(os.path.abspath(__file__))]
+
 import contextlib
 import csv
 import difflib
@@ -8,10 +14,8 @@ import io
 import itertools
 import json
 import keyword
-import os
 import re
 import shutil
-import sys
 import tempfile
 import unicodedata
 import zlib

@@ -313,6 +313,16 @@ def test_from_the_command_line_it_says_what_was_made_and_what_comes_next(templat
     assert commands == ["cd corner-shop", "make setup", "git add", "make pipeline", "make test", "make score"]
 
 
+def test_what_lies_among_the_temporary_files_is_not_run(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "everybodys"))
+    (tmp_path / "everybodys").mkdir()
+    for name in ("codecs", "contextlib", "csv", "json", "re", "shutil", "tempfile", "typing", "zlib"):
+        (tmp_path / "everybodys" / f"{name}.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w')")
+    done = run_cookiecutter(tmp_path, str(template), "--no-input", "project_name=Corner Shop")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "owned").exists()
+
+
 @pytest.mark.parametrize(
     ("known", "reviewer"),
     [("jane@example.org", "jane@example.org"), ("", "corner-shop@localhost"), ("not an address", "corner-shop@localhost")],

@@ -1,6 +1,7 @@
 """What can be asked over HTTP? Predictions, their reasons, and what the service says of itself; with documentation."""
 
 from dataclasses import asdict
+from enum import Enum
 
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
@@ -13,6 +14,10 @@ from flight_delays.serving import door, lane, metrics, page
 from flight_delays.serving.lane import LIVE, PREDICT, READY, Lane, to_json
 from flight_delays.serving.roles import MAX_ROWS, Served
 from flight_delays.serving.service import RefusedError, Service
+
+_ROWS: list[str | Enum] = ["Rows"]
+_SERVED: list[str | Enum] = ["What is served"]
+_UPKEEP: list[str | Enum] = ["Upkeep"]
 
 
 def create_app(model: Model, version: str = "none") -> FastAPI:
@@ -64,12 +69,24 @@ def _ask(app: FastAPI, service: Service) -> None:
     served = service.served
     contract = served.now.champion.model.contract
 
-    @app.post(PREDICT, openapi_extra=page.body(contract, MAX_ROWS), responses=page.answers(contract))
+    @app.post(
+        PREDICT,
+        summary="Predictions of rows",
+        tags=_ROWS,
+        openapi_extra=page.body(contract, MAX_ROWS),
+        responses=page.answers(contract),
+    )
     async def predict(request: Request) -> Response:
         """Predict rows. Requests with the same `X-Sticky-Key` are answered by the same model while one is tried."""
         return await lane.predict(service, request)
 
-    @app.post("/explain", openapi_extra=page.body(contract, 1), responses=page.REFUSALS)
+    @app.post(
+        "/explain",
+        summary="What moved the prediction of one row",
+        tags=_ROWS,
+        openapi_extra=page.body(contract, 1),
+        responses=page.REFUSALS,
+    )
     async def explain_row(request: Request) -> Response:
         """Show one row's way through contract, encoding, model and decision, as `make explain` does."""
         body, roles = await lane.body(request), served.now
@@ -87,7 +104,7 @@ def _tell(app: FastAPI, service: Service) -> None:
     """Add what says something of the service; as finished responses, for which FastAPI needs no models of its own."""
     served = service.served
 
-    @app.get("/model")
+    @app.get("/model", summary="Which model answers", tags=_SERVED)
     def describe() -> Response:
         """Say which model answers, and how."""
         now = served.now.champion
@@ -106,35 +123,35 @@ def _tell(app: FastAPI, service: Service) -> None:
             }
         )
 
-    @app.get("/contract")
+    @app.get("/contract", summary="What a row must be", tags=_ROWS)
     def ask() -> Response:
         """Say what each column of a request must be, and what happens to one that is not."""
         return to_json(page.contract(served.now.champion.model.contract))
 
-    @app.get("/release")
+    @app.get("/release", summary="What is served, since when and why", tags=_SERVED)
     def released() -> Response:
         """Say what is served: since when, by whom, why, from which commit and data; and what was decided before."""
         now = served.now
         past = service.store.past("decision") if service.store else []
         return to_json({"release": asdict(now.release), "loaded": served.loaded(), "decisions": past})
 
-    @app.get("/example")
+    @app.get("/example", summary="A request that can be sent", tags=_ROWS)
     def example() -> Response:
         """Give a request that can be sent to `/predict` and `/explain`, made up from the contract."""
         return to_json(page.example(served.now.champion.model.contract))
 
-    @app.get("/metrics", response_class=PlainTextResponse)
+    @app.get("/metrics", summary="Counts for Prometheus", tags=_UPKEEP, response_class=PlainTextResponse)
     def count() -> Response:
         """Give the counts of all workers, for Prometheus."""
         service.settle()
         return Response(metrics.page(), headers={"content-type": metrics.CONTENT_TYPE})
 
-    @app.get(LIVE)
+    @app.get(LIVE, summary="Whether the process runs", tags=_UPKEEP)
     async def live(request: Request) -> Response:
         """Say that the process runs."""
         return await lane.live(service, request)
 
-    @app.get(READY)
+    @app.get(READY, summary="Whether it answers", tags=_UPKEEP)
     async def ready(request: Request) -> Response:
         """Say that requests are answered."""
         return await lane.ready(service, request)

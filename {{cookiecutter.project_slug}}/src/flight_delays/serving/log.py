@@ -243,6 +243,7 @@ def read(folder: Path, since: datetime | None = None, torn: list[Path] | None = 
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is missing: there are no predictions yet")
+    oldest = _text(since) if since else ""
     for name in sorted(_names(folder)):
         file = _open(folder, name, since)
         if file is None:
@@ -251,7 +252,7 @@ def read(folder: Path, since: datetime | None = None, torn: list[Path] | None = 
         with file:
             try:
                 for record in _records(file, path, torn):
-                    if since is None or record["at"] >= _text(since):
+                    if not oldest or record["at"] >= oldest:
                         yield record
             except _DAMAGED as error:
                 raise InputError(f"{path} is damaged ({error}): take it back from a backup, or move it away") from None
@@ -318,6 +319,7 @@ class Tail:
     def __init__(self, folder: Path, since: datetime | None = None) -> None:
         self.faulty = 0
         self._folder, self._since = folder, since
+        self._oldest = _text(since) if since else ""
         self._read: dict[str, int] = {}  # bytes of each file's lines
         self._done: set[str] = set()
 
@@ -349,7 +351,7 @@ class Tail:
             record = _parse(line)
             if record is None:
                 self.faulty += 1
-            elif self._since is None or record["at"] >= _text(self._since):
+            elif not self._oldest or record["at"] >= self._oldest:
                 yield record
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pyarrow as pa
@@ -305,6 +306,10 @@ def test_the_commands_say_what_is_served_and_refuse_what_cannot_be(
             run(monkeypatch, "sync")
         run(monkeypatch, "sync", "--if-possible")
     assert "warning: what the store has is served, as before" in capsys.readouterr().err
+    with monkeypatch.context() as wordless:
+        wordless.setattr(control, "sync", Mock(side_effect=TimeoutError))
+        run(monkeypatch, "sync", "--if-possible")
+    assert "as before (TimeoutError)" in capsys.readouterr().err
     run(monkeypatch, "show")
     assert "champion in the registry" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="there is nothing to go back to"):

@@ -92,7 +92,7 @@ def _sync_or_go_on(store: Store) -> None:
     except Exception as error:
         if store.read() is None:
             raise
-        why = str(error).splitlines()[0][:200]
+        why = (str(error) or type(error).__name__).splitlines()[0][:200]
         print(f"warning: what the store has is served, as before ({why})", file=sys.stderr)
 
 
